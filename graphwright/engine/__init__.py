@@ -1,0 +1,1 @@
+"""The compiler core: patterns, rewriting, pipelines, verification, explanation."""

@@ -1,0 +1,129 @@
+"""Records the nodes of a replacement; the driver in ``rewrite.py`` commits them or throws them away."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from graphwright.engine import facts
+
+Given = ir.Value | np.ndarray | int | float | Sequence[int] | None
+
+
+class Names:
+    """Gives out value and node names that a model does not use yet."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.taken: set[str] = set()
+        for graph in facts.graphs(model):
+            for value in (*graph.inputs, *graph.initializers.values()):
+                self.taken.add(value.name or "")
+            for node in graph:
+                self.taken.add(node.name or "")
+                self.taken.update(value.name or "" for value in node.outputs)
+
+    def fresh(self, wanted: str) -> str:
+        """Return the wanted name, or that name with the first number that makes it new."""
+        name, count = wanted, 1
+        while name in self.taken:
+            name, count = f"{wanted}_{count}", count + 1
+        self.taken.add(name)
+        return name
+
+
+class Builder:
+    """Makes nodes: ``op.Anything(x, y, axis=1)`` is an operator of that name and returns its output.
+
+    ``_domain`` names a domain other than ONNX's; ``_outputs`` above 1 gives a tuple. A float among the inputs becomes
+    a constant of the first input's dtype; integers and lists of them become int64. Nothing is written to the graph.
+    """
+
+    def __init__(self, names: Names, prefix: str, opsets: dict[str, int], *, inline_constants: bool = False) -> None:
+        self.nodes: list[ir.Node] = []
+        self.constants: list[ir.Value] = []
+        self._names = names
+        self._prefix = prefix
+        self._opsets = opsets
+        self._inline_constants = inline_constants
+
+    def __getattr__(self, op_type: str) -> Callable[..., Any]:
+        if op_type.startswith("_"):
+            raise AttributeError(op_type)
+
+        def make(*inputs: Given, _domain: str = "", _outputs: int = 1, **attributes: Any) -> Any:
+            like = next((value.dtype for value in inputs if isinstance(value, ir.Value)), None)
+            values = [self._as_value(given, like) for given in inputs]
+            given = {name: value for name, value in attributes.items() if value is not None}
+            node = ir.node(op_type, values, attributes=given, domain=_domain, num_outputs=_outputs)
+            self._finish(node)
+            return node.outputs[0] if _outputs == 1 else tuple(node.outputs)
+
+        return make
+
+    def constant(self, contents: np.ndarray | ir.TensorProtocol, name: str = "constant") -> ir.Value:
+        """Return a constant with these contents; an ``onnx_ir.LazyTensor`` is computed only when it is written."""
+        tensor = contents if isinstance(contents, ir.TensorProtocol) else ir.tensor(contents)
+        if self._inline_constants:
+            node = ir.node("Constant", [], attributes={"value": tensor})
+            self._finish(node)
+            return node.outputs[0]
+        shape = ir.Shape(tensor.shape)
+        value = ir.Value(name=self._fresh(name), type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
+        self.constants.append(value)
+        return value
+
+    def _as_value(self, given: Given, like: ir.DataType | None) -> ir.Value | None:
+        if given is None or isinstance(given, ir.Value):
+            return given
+        if isinstance(given, float):
+            if like is None:
+                raise TypeError(f"the dtype of the constant {given} is not known; give an array")
+            return self.constant(np.asarray(given, like.numpy()))
+        return self.constant(given if isinstance(given, np.ndarray) else np.asarray(given, np.int64))
+
+    def _finish(self, node: ir.Node) -> None:
+        node.name = self._fresh(node.op_type)
+        for index, value in enumerate(node.outputs):
+            value.name = self._fresh(f"{node.op_type}_out{index}")
+        infer_types(node, self._opsets)
+        self.nodes.append(node)
+
+    def _fresh(self, name: str) -> str:
+        return self._names.fresh(f"{self._prefix}/{name}")
+
+
+def infer_types(node: ir.Node, opsets: dict[str, int]) -> None:
+    """Set dtype and shape of a node's outputs by ONNX's own inference, as far as it knows them."""
+    version = opsets.get(node.domain)
+    definition = facts.schema(node.domain, node.op_type, version)
+    if definition is None or version is None:
+        return
+    inputs = [value for value in node.inputs if value is not None]
+    types = {value.name or "": _type_proto(value) for value in inputs if value.type is not None}
+    try:
+        inferred = onnx.shape_inference.infer_node_outputs(
+            definition,
+            ir.serde.serialize_node(node),
+            types,
+            {value.name or "": _tensor_proto(value) for value in inputs if facts.array(value) is not None},
+            opset_imports=[onnx.helper.make_opsetid(domain, number) for domain, number in opsets.items()],
+        )
+    except (onnx.shape_inference.InferenceError, RuntimeError):
+        return
+    for value in node.outputs:
+        if value.name in inferred:
+            given = ir.serde.deserialize_type_proto_for_type(inferred[value.name])
+            shape = ir.serde.deserialize_type_proto_for_shape(inferred[value.name])
+            value.type, value.shape = given, shape
+
+
+def _type_proto(value: ir.Value) -> onnx.TypeProto:
+    return ir.serde.serialize_value(value).type
+
+
+def _tensor_proto(value: ir.Value) -> onnx.TensorProto:
+    tensor = facts.constant(value)
+    assert tensor is not None
+    return ir.serde.serialize_tensor(tensor)

@@ -1,0 +1,250 @@
+"""Ordered passes: their catalogue, their text form, and the run.
+
+Pipeline text is pass names separated by commas, keyword arguments in parentheses: ``fuse-gelu,damf(rank=1)``.
+``default`` stands for the target's own pipeline, and then ``-name`` takes a pass out and every other pass is put
+where its family and the catalogue place it. Text without ``default`` is run exactly as written.
+"""
+
+import inspect
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from graphwright.engine import facts
+from graphwright.engine.observe import Application, Observer, PassOutcome
+from graphwright.engine.rewrite import Rule, Run, apply_rule
+from graphwright.engine.structure import check_structure
+from graphwright.errors import CheckError, GraphwrightError, PipelineError
+
+FAMILIES = ("lift", "transform", "lower")
+
+
+@dataclass(frozen=True)
+class FunctionPass:
+    """A pass that is no local rule: ``function(model, **options)`` edits in place and tells whether it changed
+    anything, or returns another model."""
+
+    name: str
+    function: Callable[..., bool | ir.Model]
+
+    @property
+    def doc(self) -> str:
+        """The documentation of the file that defines the pass."""
+        module = inspect.getmodule(self.function)
+        return inspect.getdoc(self.function) or (module.__doc__ if module else "") or ""
+
+
+Pass = Rule | FunctionPass
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass of a pipeline, with its arguments."""
+
+    implementation: Pass
+    family: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The pass's name."""
+        return self.implementation.name
+
+    def __str__(self) -> str:
+        if not self.options:
+            return self.name
+        return f"{self.name}({','.join(f'{name}={_to_text(value)}' for name, value in self.options.items())})"
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Passes in the order in which they run; ``str()`` gives text that parses back to the same pipeline."""
+
+    steps: tuple[Step, ...]
+
+    def __str__(self) -> str:
+        return ",".join(str(step) for step in self.steps)
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Every pass there is, by family and in running order, and the default pipeline of each target."""
+
+    families: Mapping[str, tuple[Pass, ...]]
+    defaults: Mapping[str, tuple[str, ...]]
+
+    def steps(self) -> list[Step]:
+        """Return every pass, in running order."""
+        return [Step(each, family) for family in FAMILIES for each in self.families.get(family, ())]
+
+    def find(self, name: str) -> Step:
+        """Return the pass of this name.
+
+        Raises:
+            PipelineError: there is none; the message names the nearest.
+        """
+        steps = {step.name: step for step in self.steps()}
+        if name not in steps:
+            near = get_close_matches(name, steps, 3) or sorted(steps)
+            raise PipelineError("pipeline", f"the unknown pass {name!r}", needed="a pass of the catalogue", hint=", ".join(near))
+        return steps[name]
+
+    def default(self, target: str) -> Pipeline:
+        """Return the default pipeline of a target.
+
+        Raises:
+            PipelineError: no such target.
+        """
+        if target not in self.defaults:
+            known = ", ".join(sorted(self.defaults))
+            raise PipelineError("target", repr(target), needed=f"one of {known}")
+        return Pipeline(tuple(self.find(name) for name in self.defaults[target]))
+
+    def parse(self, text: str, target: str) -> Pipeline:
+        """Read pipeline text.
+
+        Raises:
+            PipelineError: text that is not of the form, an unknown pass or argument.
+        """
+        items = [_parse_item(item) for item in _split(text)]
+        if not any(name == "default" for name, _ in items):
+            return Pipeline(tuple(self._step(name, options) for name, options in items))
+        chosen = {step.name: step for step in self.default(target).steps}
+        for name, options in items:
+            if name.startswith("-"):
+                chosen.pop(self.find(name[1:]).name, None)
+            elif name != "default":
+                chosen[name] = self._step(name, options)
+        order = [step.name for step in self.steps()]
+        return Pipeline(tuple(sorted(chosen.values(), key=lambda step: order.index(step.name))))
+
+    def _step(self, name: str, options: dict[str, Any]) -> Step:
+        step = self.find(name)
+        takes: list[str] = []
+        if isinstance(step.implementation, FunctionPass):
+            takes = list(inspect.signature(step.implementation.function).parameters)[1:]
+        unknown = [option for option in options if option not in takes]
+        if unknown:
+            needed = f"one of {', '.join(takes)}" if takes else "none: this pass takes no arguments"
+            raise PipelineError(name, f"the argument {unknown[0]!r}", needed=needed)
+        return Step(step.implementation, step.family, options)
+
+
+_ITEM = re.compile(r"(?P<name>-?[\w.-]+)\s*(?:\((?P<options>.*)\))?", re.DOTALL)
+
+
+def _split(text: str) -> list[str]:
+    """Split at the commas outside parentheses and quotes."""
+    parts = re.findall(r"(?:[^,(\"']|\([^)]*\)|\"[^\"]*\"|'[^']*')+", text)
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _parse_item(text: str) -> tuple[str, dict[str, Any]]:
+    found = _ITEM.fullmatch(text)
+    if found is None:
+        raise PipelineError("pipeline", repr(text), needed="a pass name, or name(argument=value,...)")
+    options: dict[str, Any] = {}
+    for part in _split(found["options"] or ""):
+        name, separator, value = part.partition("=")
+        if not separator or not name.strip().isidentifier():
+            raise PipelineError(f"pipeline, {found['name']}", repr(part), needed="argument=value")
+        options[name.strip()] = _from_text(value.strip())
+    return found["name"], options
+
+
+def _from_text(text: str) -> Any:
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        return text[1:-1]
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _to_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str) and _from_text(value) == value and re.fullmatch(r"[\w.%-]+", value):
+        return value
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def run_pipeline(run: Run, pipeline: Pipeline) -> ir.Model:
+    """Run the passes in order and return the model; what happened is told to the run's observers.
+
+    After each pass that changed something the unused nodes are removed and the structure is checked.
+
+    Raises:
+        StructureError: a pass left a graph that is not valid.
+        CheckError: a pass failed; its own error is the cause.
+        VerificationError: an observer found different numbers.
+    """
+    for step in pipeline.steps:
+        if run.stopped:
+            break
+        for observer in run.observers:
+            observer.before_pass(step.name, run.model)
+        outcome = _run_step(run, step)
+        for observer in run.observers:
+            observer.after_pass(outcome, run.model)
+    return run.model
+
+
+def _run_step(run: Run, step: Step) -> PassOutcome:
+    started, before = time.perf_counter(), _count_nodes(run.model)
+    applied_before = run.applied
+    run.refusals, run.misses = [], []
+    try:
+        if isinstance(step.implementation, Rule):
+            apply_rule(step.implementation, run)
+        elif run.may_apply():
+            _apply_function(run, step.implementation, step.options)
+    except GraphwrightError:
+        raise
+    except Exception as error:
+        found = f"{type(error).__name__}: {error}"
+        raise CheckError(f"pass {step.name}", found, hint=f"leave it out with default,-{step.name}") from error
+    applied = run.applied - applied_before
+    if applied:
+        RemoveUnusedNodesPass()(run.model)
+        check_structure(run.model, f"after pass {step.name}")
+    return PassOutcome(
+        step.name,
+        step.family,
+        isinstance(step.implementation, Rule),
+        applied,
+        tuple(run.refusals),
+        tuple(run.misses),
+        time.perf_counter() - started,
+        before,
+        _count_nodes(run.model),
+    )
+
+
+def _apply_function(run: Run, implementation: FunctionPass, options: Mapping[str, Any]) -> None:
+    result = implementation.function(run.model, **options)
+    if isinstance(result, ir.Model):
+        run.replace_model(result)
+    elif not result:
+        return
+    else:
+        run.replace_model(run.model)
+    run.applied += 1
+    application = Application(run.applied, implementation.name, "", "", ())
+    for observer in run.observers:
+        observer.before_commit(application, None, run.model)
+
+
+def _count_nodes(model: ir.Model) -> int:
+    return sum(graph.num_nodes() for graph in facts.graphs(model))
+

@@ -1,0 +1,1 @@
+"""Passes that give each meaning one standard operator; independent of the target."""

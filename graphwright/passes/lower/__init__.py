@@ -1,0 +1,1 @@
+"""Passes that choose the spelling that is fastest on a target."""

@@ -1,0 +1,1 @@
+"""Passes that change how much work is done; independent of the target."""
