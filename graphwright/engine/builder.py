@@ -62,6 +62,14 @@ class Builder:
 
         return make
 
+    def copy(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> ir.Value:
+        """Return the first output of a node like the given one, attributes and all, with other inputs."""
+        twin = ir.node(
+            node.op_type, inputs, attributes=node.attributes, domain=node.domain, num_outputs=len(node.outputs)
+        )
+        self._finish(twin)
+        return twin.outputs[0]
+
     def constant(self, contents: np.ndarray | ir.TensorProtocol, name: str = "constant") -> ir.Value:
         """Return a constant with these contents; an ``onnx_ir.LazyTensor`` is computed only when it is written."""
         tensor = contents if isinstance(contents, ir.TensorProtocol) else ir.tensor(contents)
@@ -101,7 +109,9 @@ def infer_types(node: ir.Node, opsets: dict[str, int]) -> None:
     if definition is None or version is None:
         return
     inputs = [value for value in node.inputs if value is not None]
-    types = {value.name or "": _type_proto(value) for value in inputs if value.type is not None}
+    if any(value.type is None for value in inputs):
+        return
+    types = {value.name or "": _type_proto(value) for value in inputs}
     try:
         inferred = onnx.shape_inference.infer_node_outputs(
             definition,

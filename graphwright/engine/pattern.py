@@ -25,6 +25,11 @@ COMMUTATIVE = frozenset({"Add", "Mul", "And", "Or", "Xor", "Equal", "BitwiseAnd"
 # Binary only: these take any number of inputs.
 COMMUTATIVE_PAIRS = frozenset({"Max", "Min", "Sum", "Mean"})
 
+# Operators that broadcast: there a constant of one element but of more axes than the other inputs adds axes.
+BROADCASTING = COMMUTATIVE | COMMUTATIVE_PAIRS | {
+    *("Sub", "Div", "Pow", "Mod", "PRelu", "Where", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
+}
+
 # Largest relative difference at which a stored constant is the literal of the pattern, per dtype: a few units in the
 # last place, since exporters compute 1/sqrt(2) and the like in different precisions.
 LITERAL_TOLERANCE = {
@@ -112,6 +117,14 @@ class Checked(Pattern):
     predicate: Callable[[ir.Value], bool]
 
 
+@dataclass(eq=False)
+class Named(Pattern):
+    """A pattern whose value is bound to a name too, so that the rewrite can look at it."""
+
+    name: str
+    pattern: Pattern
+
+
 class PatternOps:
     """Makes patterns: ``op.Anything(...)`` is an operator of that name.
 
@@ -132,6 +145,14 @@ class PatternOps:
         """Match the first of several spellings; ``tag`` binds the index of the one that matched."""
         made = (_as_pattern(alternative) for alternative in alternatives)
         return AnyOf(tuple(value for value in made if value is not None), tag)
+
+    def var(self, name: str) -> Var:
+        """Return a variable that is no parameter of the pattern function; the rewrite takes it by this name."""
+        return Var(name)
+
+    def named(self, name: str, pattern: Pattern) -> Named:
+        """Bind the value of a part of the pattern to a name."""
+        return Named(name, pattern)
 
     def attr(self, name: str) -> AttrVar:
         """Bind an attribute (or its schema default) to a parameter of the rewrite."""
@@ -177,7 +198,7 @@ def _root_ops(pattern: Pattern | None) -> Iterator[Op]:
         yield pattern
     elif isinstance(pattern, Output):
         yield pattern.op
-    elif isinstance(pattern, Checked):
+    elif isinstance(pattern, Checked | Named):
         yield from _root_ops(pattern.pattern)
     elif isinstance(pattern, AnyOf):
         for alternative in pattern.alternatives:
@@ -206,7 +227,7 @@ def _size(patterns: Sequence[Any]) -> int:
     def count(pattern: Any) -> int:
         if isinstance(pattern, AnyOf):
             return max(count(alternative) for alternative in pattern.alternatives)
-        if isinstance(pattern, Checked):
+        if isinstance(pattern, Checked | Named):
             return count(pattern.pattern)
         node = pattern.op if isinstance(pattern, Output) else pattern
         if not isinstance(node, Op) or id(node) in seen:
@@ -258,7 +279,7 @@ def _text(needed: Any) -> str:
         return f"the constant axes {list(needed.axes)}"
     if isinstance(needed, Var):
         return f"a value for {needed.name}"
-    return _text(needed.pattern) if isinstance(needed, Checked) else str(needed)
+    return _text(needed.pattern) if isinstance(needed, Checked | Named) else str(needed)
 
 
 @dataclass
@@ -302,7 +323,7 @@ class Matcher:
         if isinstance(pattern, Var):
             bound = self.values.get(pattern.name)
             return [bound] if isinstance(bound, ir.Value) else None
-        if isinstance(pattern, Checked):
+        if isinstance(pattern, Checked | Named):
             return self._reach(pattern.pattern)
         if isinstance(pattern, AnyOf):
             found = [self._reach(alternative) for alternative in pattern.alternatives]
@@ -335,6 +356,9 @@ class Matcher:
                     yield
                 else:
                     self._missed(user, pattern.needed, value)
+        elif isinstance(pattern, Named):
+            for _ in self._value(pattern.pattern, value, user):
+                yield from self._bind(pattern.name, value, user)
         elif isinstance(pattern, AnyOf):
             yield from self._any_of(pattern, value, user)
         elif isinstance(pattern, Op):
@@ -436,10 +460,19 @@ def _is_literal(pattern: Literal | Axes, value: ir.Value | None, node: ir.Node |
     wanted = np.asarray(pattern.contents, np.float64)
     if contents.size != wanted.size or (wanted.ndim and contents.ndim != wanted.ndim):
         return False
+    if not wanted.ndim and _adds_axes(value, contents.ndim, node):
+        return False
     tensor = facts.constant(value)
     tolerance = LITERAL_TOLERANCE.get(tensor.dtype, 0.0) if tensor is not None else 0.0
     found = contents.astype(np.float64).reshape(wanted.shape)
     return bool(np.all(np.abs(found - wanted) <= tolerance * np.abs(wanted)))
+
+
+def _adds_axes(value: ir.Value, count: int, node: ir.Node | None) -> bool:
+    if count == 0 or node is None or node.domain or node.op_type not in BROADCASTING:
+        return False
+    ranks = (facts.rank(other) for other in node.inputs if other is not value)
+    return count > max((each for each in ranks if each is not None), default=0)
 
 
 def _same_axes(wanted: Sequence[int], found: Sequence[int], count: int | None) -> bool:

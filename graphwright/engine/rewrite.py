@@ -46,8 +46,8 @@ def require(condition: bool, reason: Reason, detail: str) -> None:
 class Rule:
     """A named rewrite: patterns, and a function from what they bind to the replacing value or values.
 
-    The rewrite takes a ``Builder`` and any of the names that the patterns bind; a name that the matched pattern
-    does not have arrives as the parameter's default, or None.
+    The rewrite takes a ``Builder`` and any of the names that the patterns bind; a name that the match did not bind
+    arrives as the parameter's default, or None, and ``**others`` takes what has no parameter of its own.
     """
 
     name: str
@@ -98,9 +98,18 @@ def _traced(function: Callable[..., Any]) -> GraphPattern:
 
 
 @lru_cache(maxsize=1024)
-def _parameters(function: Callable[..., Any]) -> dict[str, Any]:
+def _parameters(function: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
+    """Return the names a rewrite takes with their defaults, and whether it takes all others too."""
     parameters = list(inspect.signature(function).parameters.values())[1:]
-    return {each.name: None if each.default is each.empty else each.default for each in parameters}
+    named = [each for each in parameters if each.kind is not each.VAR_KEYWORD]
+    defaults = {each.name: None if each.default is each.empty else each.default for each in named}
+    return defaults, len(named) < len(parameters)
+
+
+def _arguments(function: Callable[..., Any], bindings: dict[str, Any]) -> dict[str, Any]:
+    defaults, takes_all = _parameters(function)
+    known = {name: value for name, value in bindings.items() if takes_all or name in defaults}
+    return defaults | known
 
 
 def apply_rule(rule: Rule, run: Run) -> int:
@@ -134,31 +143,33 @@ class _Sweep:
         self.order: dict[ir.Node, int] = {}
 
     def run_once(self) -> bool:
-        """Visit every node once, in order; tell whether an application was made."""
+        """Try each pattern at every node, in order; tell whether an application was made."""
         self.refusals, self.misses = [], []
-        patterns = [_traced(function) for function in self.rule.patterns]
-        wanted = {pair for each in patterns for pair in each.root_ops}
         self.order = {node: position for position, node in enumerate(self.graph)}
+        by_operator: dict[tuple[str, str], list[ir.Node]] = {}
+        for node in self.order:
+            by_operator.setdefault((node.domain, node.op_type), []).append(node)
         before = self.run.applied
-        for node in [node for node in self.order if (node.domain, node.op_type) in wanted]:
-            if node.graph is self.graph and not self.run.stopped:
-                self._visit(node, patterns)
+        for each in map(_traced, self.rule.patterns):
+            roots = [node for pair in each.root_ops for node in by_operator.get(pair, ())]
+            for node in roots:
+                if node.graph is self.graph and not self.run.stopped:
+                    self._visit(node, each)
         return self.run.applied > before
 
-    def _visit(self, node: ir.Node, patterns: Sequence[GraphPattern]) -> None:
-        for each in patterns:
-            if (node.domain, node.op_type) not in each.root_ops:
-                continue
-            matcher = Matcher(each)
-            complete = False
-            for match in matcher.matches(node):
-                complete = True
-                if self._try(each, match, node):
-                    return
-            if not complete and self.run.explain and matcher.miss.matched:
-                miss = matcher.miss
-                record = MissRecord(self.rule.name, each.name, facts.place(node), miss.matched, each.size, str(miss))
-                self.misses.append(record)
+    def _visit(self, node: ir.Node, graph_pattern: GraphPattern) -> None:
+        matcher = Matcher(graph_pattern)
+        complete = False
+        for match in matcher.matches(node):
+            complete = True
+            if self._try(graph_pattern, match, node):
+                return
+        if not complete and self.run.explain and matcher.miss.matched:
+            miss, place = matcher.miss, facts.place(node)
+            record = MissRecord(
+                self.rule.name, graph_pattern.name, place, miss.matched, graph_pattern.size, str(miss)
+            )
+            self.misses.append(record)
 
     def _try(self, graph_pattern: GraphPattern, match: Match, node: ir.Node) -> bool:
         try:
@@ -183,8 +194,7 @@ class _Sweep:
     def _build(self, match: Match) -> tuple[Builder, tuple[ir.Value, ...]]:
         opsets = {"": self.opset, "com.microsoft": 1}
         builder = Builder(self.run.names, self.rule.name, opsets, inline_constants=self.is_function)
-        arguments = {name: match.bindings.get(name, default) for name, default in _parameters(self.rule.rewrite).items()}
-        result = self.rule.rewrite(builder, **arguments)
+        result = self.rule.rewrite(builder, **_arguments(self.rule.rewrite, match.bindings))
         return builder, result if isinstance(result, tuple) else (result,)
 
     def _anchor(self, match: Match, builder: Builder, outputs: Sequence[ir.Value]) -> ir.Node:

@@ -1,0 +1,53 @@
+"""Fuse a product, its transposed operand and its scale into ONNX Runtime's ``FusedMatMul``.
+
+Before:                                                  After:
+    b -- Transpose last two axes --+                         a --+
+    a -----------------------------+-- MatMul -- * s -- y    b --+-- FusedMatMul<alpha=s, transB=1> -- y
+
+Shapes:    a [..., M, K], b [..., K, N] or, transposed, [..., N, K].
+Dtypes:    float32 (the CPU provider has no other kernel).
+Refuses:   DTYPE other than float32; ATTRIBUTE a permutation that is not the swap of the last two axes;
+           SHARED and GRAPH_OUTPUT interior values.
+Numerics:  the scale is applied inside the product.
+Source:    ONNX Runtime, ContribOperators.md, com.microsoft.FusedMatMul.
+"""
+
+import onnx_ir as ir
+
+from graphwright.engine import facts
+from graphwright.engine.pattern import Checked, Op, PatternOps, Var
+from graphwright.engine.rewrite import Builder, Reason, Rule, require
+
+
+def _number(op: PatternOps, times: Var) -> Checked:
+    return op.check(times, "a constant number", lambda value: facts.scalar(value) is not None)
+
+
+def transposed_and_scaled(op: PatternOps, a: Var, b: Var, times: Var) -> Op:
+    return op.Mul(op.MatMul(a, op.Transpose(b, perm=op.attr("perm"))), _number(op, times))
+
+
+def scaled(op: PatternOps, a: Var, b: Var, times: Var) -> Op:
+    return op.Mul(op.MatMul(a, b), _number(op, times))
+
+
+def transposed(op: PatternOps, a: Var, b: Var) -> Op:
+    return op.MatMul(a, op.Transpose(b, perm=op.attr("perm")))
+
+
+def fused(
+    op: Builder, a: ir.Value, b: ir.Value, times: ir.Value | None, perm: tuple[int, ...] | None
+) -> ir.Value:
+    require(a.dtype == ir.DataType.FLOAT, Reason.DTYPE, f"{a.name} is {a.dtype}; FusedMatMul runs in float32 here")
+    if perm is not None:
+        count = len(perm)
+        swap = (*range(count - 2), count - 1, count - 2)
+        require(count > 1 and perm == swap, Reason.ATTRIBUTE, f"the permutation is {perm}, needs {swap}")
+    alpha = facts.scalar(times) if times is not None else None
+    result: ir.Value = op.FusedMatMul(
+        a, b, alpha=alpha, transB=None if perm is None else 1, _domain="com.microsoft"
+    )
+    return result
+
+
+FUSE_SCALED_MATMUL = Rule("fuse-scaled-matmul", (transposed_and_scaled, scaled, transposed), fused)
