@@ -97,7 +97,9 @@ def weightless_proto(model: ir.Model) -> onnx.ModelProto:
     twin = model.clone()
     for name, value in list(twin.graph.initializers.items()):
         tensor = value.const_value
-        if tensor is not None and tensor.size > facts.SMALL_CONSTANT:
+        if isinstance(tensor, ir.ExternalTensor) and tensor.size <= facts.SMALL_CONSTANT:
+            value.const_value = ir.tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=name)
+        elif tensor is not None and tensor.size > facts.SMALL_CONSTANT:
             value.dtype, value.shape = tensor.dtype, ir.Shape(tensor.shape)
             value.const_value = None
             del twin.graph.initializers[name]
