@@ -36,7 +36,7 @@ LITERAL_TOLERANCE = {
     ir.DataType.FLOAT16: 2e-3,
     ir.DataType.BFLOAT16: 1e-2,
     ir.DataType.FLOAT: 1e-6,
-    ir.DataType.DOUBLE: 1e-6,
+    ir.DataType.DOUBLE: 1e-12,
 }
 
 

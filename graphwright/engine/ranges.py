@@ -8,7 +8,9 @@ import onnx_ir as ir
 from graphwright.engine import facts
 
 # Operators that rearrange, repeat or drop elements and make no new ones.
-MOVES = frozenset({"Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze"})
+MOVES = frozenset(
+    {"Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
+)
 
 # Facts are asked of short chains; a longer one is answered with "not known".
 MAX_DEPTH = 32
@@ -65,7 +67,10 @@ def _makes_true(node: ir.Node, depth: int) -> bool:
 
 
 def _makes_non_negative(node: ir.Node, depth: int) -> bool:
-    if node.op_type in ("Shape", "Size", "Abs", "Relu"):
+    if node.op_type in (
+        "Shape",
+        "Size",
+    ):  # not Abs: it keeps NaN, and the lowest integer has no positive partner
         return True
     if node.op_type == "Range":
         step = facts.scalar(node.inputs[2])

@@ -24,7 +24,9 @@ THIRD = FunctionPass("third", scale)
 CATALOGUE = Catalogue(
     {"lift": (FIRST,), "transform": (SECOND, THIRD), "lower": ()}, {"cpu": ("first", "second"), "bare": ()}
 )
-NEGATIONS = '<ir_version: 10, opset_import: ["" : 21]> g (float[N] x) => (float[N] y) { n = Neg(x) y = Neg(n) }'
+NEGATIONS = (
+    '<ir_version: 10, opset_import: ["" : 21]> g (float[N] x) => (float[N] y) { n = Neg(x) y = Neg(n) }'
+)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,9 @@ def test_an_unknown_target_names_the_known_ones() -> None:
         CATALOGUE.default("gpu")
 
 
-def run(given: ir.Model, *passes: Rule | FunctionPass, stop_after: int | None = None) -> tuple[ir.Model, Record]:
+def run(
+    given: ir.Model, *passes: Rule | FunctionPass, stop_after: int | None = None
+) -> tuple[ir.Model, Record]:
     record = Record()
     observers = [record] if stop_after is None else [StopAfter(stop_after), record]
     steps = tuple(Step(each, "lift") for each in passes)

@@ -130,7 +130,12 @@ def test_model_local_functions_are_visited_with_their_own_opset() -> None:
     text = """<ir_version: 10, opset_import: ["" : 24, "local" : 1]>
     g (float[N, 4] x) => (float[N, 4] y) { y = local.gate(x) }
     <domain: "local", opset_import: ["" : OPSET]> gate (a) => (b) { s = Sigmoid(a) b = Mul(a, s) }"""
-    rule = Rule("to-relu", (own_sigmoid,), lambda op, x: op.Max(x, op.constant(np.zeros((), np.float32))), min_opset=20)
+    rule = Rule(
+        "to-relu",
+        (own_sigmoid,),
+        lambda op, x: op.Max(x, op.constant(np.zeros((), np.float32))),
+        min_opset=20,
+    )
     old = model(text.replace("OPSET", "18"))
     assert run_rule(rule, old).applied == 0
     new = model(text.replace("OPSET", "24"))
@@ -182,7 +187,9 @@ def test_observers_see_the_region_before_it_is_replaced() -> None:
         def __init__(self) -> None:
             self.seen: list[tuple[list[str], list[str], list[str]]] = []
 
-        def before_commit(self, application: Application, replacement: Replacement | None, model: ir.Model) -> None:
+        def before_commit(
+            self, application: Application, replacement: Replacement | None, model: ir.Model
+        ) -> None:
             assert replacement is not None and len(model.graph) == 2
             old = [node.op_type for node in replacement.old_nodes]
             new = [node.op_type for node in replacement.new_nodes]

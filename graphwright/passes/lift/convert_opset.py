@@ -6,15 +6,15 @@ Before:                               After:
     GridSample, mode="bilinear"           GridSample, mode="linear"
     RoiAlign                              RoiAlign, coordinate_transformation_mode="output_half_pixel"
     DFT, axis=1                           axis = Constant(1);  DFT(x, length, axis)
-    GroupNormalization, scale [groups]    GroupNormalization, scale [channels]
 
-Shapes:    none is read but the channels of GroupNormalization; shapes and types that are known stay.
+Shapes:    none is read; shapes and types that are known stay.
 Dtypes:    all: from 13 on every operator only gained types.
 Refuses:   as a whole, with a sentence: an opset below 13 or above the target; an operator that the target has
-           not; a node whose meaning the target's operator cannot express (training BatchNormalization, ceil_mode
-           pooling whose rounding changed, an attribute passed through a function, GroupNormalization with unknown
-           channels). The model then keeps its opset, and rules that need a newer one refuse with OPSET.
-Numerics:  the same operators; GroupNormalization keeps computing in the type of its input.
+           not; a node whose meaning the target's operator cannot express (training BatchNormalization,
+           ceil_mode pooling whose rounding changed, an attribute passed through a function, the deprecated
+           GroupNormalization) or that ONNX Runtime cannot run there (RoiAlign, MaxRoiPool, random numbers).
+           The model then keeps its opset, and rules that need a newer one refuse with OPSET.
+Numerics:  the same operators on the same values.
 Source:    the ONNX operator changelog (docs/Changelog.md), read through ``onnx.defs``.
 """
 
@@ -25,6 +25,8 @@ from functools import cache
 import numpy as np
 import onnx
 import onnx_ir as ir
+
+from graphwright.engine.pipeline import FunctionPass
 
 WORKING_OPSET = 24
 OLDEST_OPSET = 13
@@ -72,7 +74,8 @@ def opset_refusal(model: ir.Model, target: int = WORKING_OPSET) -> str | None:
     """The reason why ``model`` cannot be brought to ``target``, or None when it can.
 
     Example:
-        >>> model = ir.from_onnx_text('<ir_version: 7, opset_import: ["": 11]> g (float[N] x) => (y) {y = Relu(x)}')
+        >>> text = '<ir_version: 7, opset_import: ["": 11]> g (float[N] x) => (y) {y = Relu(x)}'
+        >>> model = ir.from_onnx_text(text)
         >>> opset_refusal(model)
         'the model has opset 11; conversion starts at 13'
     """
@@ -94,10 +97,10 @@ def convert_opset(model: ir.Model, target: int = WORKING_OPSET) -> bool:
     """Bring ``model`` to opset ``target`` in place; False, and untouched, where it is there or cannot be.
 
     Example:
-        >>> text = '<ir_version: 7, opset_import: ["": 13]> g (float[N,4] x) => (y) {y = ReduceMax <axes=[1]> (x)}'
+        >>> text = '<ir_version: 7, opset_import: ["": 13]> g (float[N] x) => (y) {y = ReduceL2<axes=[0]>(x)}'
         >>> model = ir.from_onnx_text(text)
         >>> convert_opset(model), model.opset_imports[""], [node.op_type for node in model.graph]
-        (True, 24, ['Constant', 'ReduceMax'])
+        (True, 24, ['Constant', 'ReduceL2'])
     """
     pending = [(scope, opset) for scope, opset in _scopes(model) if opset != target]
     if not pending or opset_refusal(model, target) is not None:
@@ -149,7 +152,11 @@ def _node_refusal(model: ir.Model, node: ir.Node, opset: int, target: int) -> st
     stray = sorted(set(node.attributes) - attributes)
     if stray:
         return f"opset {target} has no attribute {stray[0]}"
-    return f"{len(node.inputs)} inputs, at most {most_inputs} allowed" if len(node.inputs) > most_inputs else None
+    return (
+        f"{len(node.inputs)} inputs, at most {most_inputs} allowed"
+        if len(node.inputs) > most_inputs
+        else None
+    )
 
 
 @cache
@@ -164,10 +171,12 @@ def _attributes_and_inputs(op_type: str, opset: int) -> tuple[frozenset[str], in
 def _constant(node: ir.Node, array: np.ndarray, suffix: str, names: Names) -> ir.Value:
     """The output of a Constant node put before ``node``: a function body may hold no initializer."""
     name = names.fresh(f"{node.outputs[0].name}_{suffix}")
-    tensor = ir.tensor(array, name=name)
-    constant = ir.node("Constant", [], {"value": tensor}, name=f"{name}_constant")
+    # Not ir.tensor() and ir.node(): their checks of protocols take ten times as long as the rest.
+    tensor = ir.Tensor(array, name=name)
+    constant = ir.Node("", "Constant", [], [ir.AttrTensor("value", tensor)], name=f"{name}_constant")
     value = constant.outputs[0]
-    value.name, value.shape, value.dtype, value.const_value = name, tensor.shape, tensor.dtype, tensor
+    value.name, value.dtype, value.const_value = name, tensor.dtype, tensor
+    value.shape = ir.Shape(array.shape)
     node.prepend(constant)
     return value
 
@@ -245,40 +254,17 @@ def _refuse_overhang(node: ir.Node) -> str | None:
 def _refuse_counted_overhang(node: ir.Node) -> str | None:
     reason = _refuse_reference("ceil_mode", "count_include_pad")(node)
     both = node.attributes.get_int("ceil_mode", 0) and node.attributes.get_int("count_include_pad", 0)
-    return reason or ("ceil_mode with count_include_pad; opset 19 counts the padding differently" if both else None)
+    return reason or (
+        "ceil_mode with count_include_pad; opset 19 counts the padding differently" if both else None
+    )
 
 
-def _refuse_unknown_channels(node: ir.Node) -> str | None:
-    reason = _refuse_reference("num_groups")(node)
-    data = node.inputs[0]
-    if reason is None and (data is None or data.dtype is None):
-        reason = "the type of the input is not known"
-    elif reason is None and (data.shape is None or len(data.shape) < 2 or not isinstance(data.shape[1], int)):
-        reason = "the number of channels is not known; opset 21 wants scale and bias for each"
-    return reason
+def _refuse_without_kernel(node: ir.Node) -> str | None:
+    return f"ONNX Runtime 1.31 runs {node.op_type} up to opset 21 only"
 
 
-def _scale_by_channel(node: ir.Node, names: Names) -> None:
-    data = node.inputs[0]
-    assert data is not None and data.dtype is not None and data.shape is not None  # _refuse_unknown_channels
-    groups, channels = node.attributes["num_groups"].as_int(), data.shape[1]
-    assert isinstance(channels, int)
-    # The older operator computes in its own type; the newer one in float32 unless told.
-    node.attributes["stash_type"] = ir.AttrInt64("stash_type", data.dtype.value)
-    if channels == groups:
-        return
-    column = _constant(node, np.array([-1, 1], np.int64), "column", names)
-    wide = _constant(node, np.array([1, channels // groups], np.int64), "wide", names)
-    flat = _constant(node, np.array([-1], np.int64), "flat", names)
-    for index in (1, 2):
-        value = node.inputs[index]
-        for op_type, operand in (("Reshape", column), ("Expand", wide), ("Reshape", flat)):
-            step = ir.node(op_type, [value, operand])
-            step.outputs[0].name = names.fresh(f"{node.outputs[0].name}_by_channel")
-            step.name = f"{step.outputs[0].name}_{op_type}"
-            node.prepend(step)
-            value = step.outputs[0]
-        node.replace_input_with(index, value)
+def _refuse_by_group(node: ir.Node) -> str | None:
+    return "scale and bias for each group, which ONNX deprecated; opset 21 has them for each channel"
 
 
 _REDUCTIONS = (
@@ -286,16 +272,26 @@ _REDUCTIONS = (
     *("ReduceMean", "ReduceMin", "ReduceProd", "ReduceSumSquare"),
 )
 
-# Operators whose inputs, attributes or meaning changed between 13 and 24. Every other change in that range added
-# types, inputs or attributes with a default that keeps the older meaning.
+# Got new types in opset 22, for which ONNX Runtime's CPU provider registers no kernel (get_all_opkernel_def,
+# 1.31.1); Bernoulli is a function of RandomUniformLike.
+_WITHOUT_KERNEL = (
+    *("Bernoulli", "GlobalLpPool", "MaxRoiPool", "Multinomial", "RandomNormal", "RandomNormalLike"),
+    *("RandomUniform", "RandomUniformLike"),
+)
+
+# Operators whose inputs, attributes or meaning changed between 13 and 24. Every other change in that range
+# added types, inputs or attributes with a default that keeps the older meaning.
 CHANGES: dict[str, tuple[Change, ...]] = {
+    **{name: (Change(22, _refuse_without_kernel),) for name in _WITHOUT_KERNEL},
     **{name: (Change(18, _refuse_reference("axes"), _axes_to_input),) for name in _REDUCTIONS},
     "AveragePool": (Change(19, _refuse_counted_overhang), Change(22, _refuse_overhang)),
     "BatchNormalization": (Change(14, _refuse_training),),
     "DFT": (Change(20, _refuse_reference("axis"), _axis_to_input),),
     "GridSample": (Change(20, _refuse_reference("mode"), _rename_mode),),
-    "GroupNormalization": (Change(21, _refuse_unknown_channels, _scale_by_channel),),
+    "GroupNormalization": (Change(21, _refuse_by_group),),
     "MaxPool": (Change(22, _refuse_overhang),),
-    "RoiAlign": (Change(16, adapt=_state_pixel_grid),),
+    "RoiAlign": (Change(16, adapt=_state_pixel_grid), Change(22, _refuse_without_kernel)),
     "Split": (Change(18, adapt=_count_outputs),),
 }
+
+CONVERT_OPSET = FunctionPass("convert-opset", convert_opset)

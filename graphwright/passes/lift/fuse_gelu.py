@@ -8,7 +8,8 @@ Before (tanh):                                    After:
     x --+-- Pow 3 -- * 0.044715 --+                   x -- Gelu<approximate="tanh"> -- y
         +-------------------------+-- Add -- * sqrt(2/pi) -- Tanh -- + 1 -- * 0.5 x -- y
 
-The half may scale x, the bracket, or the product; the division may be a multiplication.
+The half may scale x, the bracket, or the product; the division by sqrt(2) may be a multiplication; the cube
+may be a product, and sqrt(2/pi) and x may be taken out of the sum.
 
 Shapes:    x [...] any rank, y like x; no size is read, so any may be dynamic.
 Dtypes:    float16, bfloat16, float32, float64.
@@ -21,15 +22,38 @@ import math
 
 import onnx_ir as ir
 
+from graphwright.engine import facts
 from graphwright.engine.pattern import AnyOf, Op, PatternOps, Var
 from graphwright.engine.rewrite import Builder, Reason, Rule, require
 
 # The input types of Gelu-20.
 FLOATS = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE}
 
+# The values of Gelu's attribute, in the order of the alternatives below.
+APPROXIMATIONS = ("none", "tanh")
 
-def _halved_product(op: PatternOps, x: Var, bracket: Op) -> AnyOf:
+
+def _erf_bracket(op: PatternOps, x: Var) -> Op:
+    scaled = op.any_of(op.Div(x, math.sqrt(2)), op.Mul(x, 1 / math.sqrt(2)))
+    bracket: Op = op.Add(op.Erf(scaled), 1.0)
+    return bracket
+
+
+def _tanh_bracket(op: PatternOps, x: Var) -> Op:
+    factor = math.sqrt(2 / math.pi)
+    cube = op.any_of(op.Pow(x, 3.0), op.Mul(op.any_of(op.Mul(x, x), op.Pow(x, 2.0)), x))
+    square = op.any_of(op.Mul(op.Mul(x, x), 0.044715), op.Mul(x, op.Mul(x, 0.044715)))
+    inner = op.any_of(
+        op.Mul(op.Add(x, op.Mul(cube, 0.044715)), factor),
+        op.Mul(op.Mul(x, factor), op.Add(square, 1.0)),
+    )
+    bracket: Op = op.Add(op.Tanh(inner), 1.0)
+    return bracket
+
+
+def halved_product(op: PatternOps, x: Var) -> AnyOf:
     """``0.5 * x * bracket`` in each of its associations."""
+    bracket = op.any_of(_erf_bracket(op, x), _tanh_bracket(op, x), tag="form")
     return op.any_of(
         op.Mul(op.Mul(x, 0.5), bracket),
         op.Mul(x, op.Mul(bracket, 0.5)),
@@ -39,34 +63,10 @@ def _halved_product(op: PatternOps, x: Var, bracket: Op) -> AnyOf:
     )
 
 
-def erf_form(op: PatternOps, x: Var) -> AnyOf:
-    scaled = op.any_of(op.Div(x, math.sqrt(2)), op.Mul(x, 1 / math.sqrt(2)))
-    return _halved_product(op, x, op.Add(op.Erf(scaled), 1.0))
+def gelu(op: Builder, x: ir.Value, form: int) -> ir.Value:
+    require(x.dtype in FLOATS, Reason.DTYPE, f"{facts.describe(x)}; Gelu takes floats")
+    fused: ir.Value = op.Gelu(x, approximate=APPROXIMATIONS[form])
+    return fused
 
 
-def tanh_form(op: PatternOps, x: Var) -> AnyOf:
-    cube = op.any_of(op.Pow(x, 3.0), op.Mul(op.Mul(x, x), x))
-    inner = op.any_of(
-        op.Mul(op.Add(x, op.Mul(cube, 0.044715)), math.sqrt(2 / math.pi)),
-        op.Mul(op.Mul(x, math.sqrt(2 / math.pi)), op.Add(op.Mul(op.Mul(x, x), 0.044715), 1.0)),
-        op.Mul(op.Mul(x, math.sqrt(2 / math.pi)), op.Add(op.Mul(x, op.Mul(x, 0.044715)), 1.0)),
-    )
-    return _halved_product(op, x, op.Add(op.Tanh(inner), 1.0))
-
-
-def _require_float(x: ir.Value) -> None:
-    require(x.dtype in FLOATS, Reason.DTYPE, f"{x.name} is {x.dtype}; Gelu takes floats")
-
-
-def gelu_of_erf(op: Builder, x: ir.Value) -> ir.Value:
-    _require_float(x)
-    return op.Gelu(x)
-
-
-def gelu_of_tanh(op: Builder, x: ir.Value) -> ir.Value:
-    _require_float(x)
-    return op.Gelu(x, approximate="tanh")
-
-
-FUSE_GELU = Rule("fuse-gelu", (erf_form,), gelu_of_erf, min_opset=20)
-FUSE_GELU_TANH = Rule("fuse-gelu-tanh", (tanh_form,), gelu_of_tanh, min_opset=20)
+FUSE_GELU = Rule("fuse-gelu", (halved_product,), gelu, min_opset=20)

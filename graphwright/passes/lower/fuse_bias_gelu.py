@@ -5,7 +5,7 @@ Before:                          After:
 
 Shapes:    x [..., N], bias [N]; N is static, the rest may be dynamic.
 Dtypes:    float32 (the CPU provider has no other kernel).
-Refuses:   DTYPE other than float32; CONSTANT a bias that is not constant; SHAPE a bias that is not [N];
+Refuses:   OPSET below 20; DTYPE other than float32; CONSTANT a bias that is not constant; SHAPE a bias that is not [N];
            SHARED and GRAPH_OUTPUT interior values.
 Numerics:  same formula.
 Source:    ONNX Runtime, ContribOperators.md, com.microsoft.BiasGelu.
@@ -23,7 +23,9 @@ def gelu_of_sum(op: PatternOps, x: Var, bias: Var) -> Op:
 
 
 def bias_gelu(op: Builder, x: ir.Value, bias: ir.Value) -> ir.Value:
-    require(x.dtype == ir.DataType.FLOAT, Reason.DTYPE, f"{x.name} is {x.dtype}; BiasGelu runs in float32 here")
+    require(
+        x.dtype == ir.DataType.FLOAT, Reason.DTYPE, f"{x.name} is {x.dtype}; BiasGelu runs in float32 here"
+    )
     require(facts.constant(bias) is not None, Reason.CONSTANT, f"{bias.name} is no constant, so no bias")
     size = facts.static_dim(x, -1)
     fits = facts.rank(bias) == 1 and size is not None and facts.static_dim(bias, 0) == size

@@ -6,8 +6,9 @@ Before:                                                  After:
 
 Shapes:    a [..., M, K], b [..., K, N] or, transposed, [..., N, K].
 Dtypes:    float32 (the CPU provider has no other kernel).
-Refuses:   DTYPE other than float32; ATTRIBUTE a permutation that is not the swap of the last two axes;
-           SHARED and GRAPH_OUTPUT interior values.
+Refuses:   OPSET below 13; DTYPE other than float32; ATTRIBUTE a permutation that is not given as the swap of the last
+           two axes; RANK a number of more axes than the product is known to have; SHARED and GRAPH_OUTPUT interior
+           values.
 Numerics:  the scale is applied inside the product.
 Source:    ONNX Runtime, ContribOperators.md, com.microsoft.FusedMatMul.
 """
@@ -24,28 +25,44 @@ def _number(op: PatternOps, times: Var) -> Checked:
 
 
 def transposed_and_scaled(op: PatternOps, a: Var, b: Var, times: Var) -> Op:
-    return op.Mul(op.MatMul(a, op.Transpose(b, perm=op.attr("perm"))), _number(op, times))
+    return op.Mul(op.named("product", transposed(op, a, b)), _number(op, times))
 
 
 def scaled(op: PatternOps, a: Var, b: Var, times: Var) -> Op:
-    return op.Mul(op.MatMul(a, b), _number(op, times))
+    return op.Mul(op.named("product", op.MatMul(a, b)), _number(op, times))
 
 
 def transposed(op: PatternOps, a: Var, b: Var) -> Op:
-    return op.MatMul(a, op.Transpose(b, perm=op.attr("perm")))
+    return op.MatMul(a, op.named("swapped", op.Transpose(b, perm=op.attr("perm"))))
 
 
 def fused(
-    op: Builder, a: ir.Value, b: ir.Value, times: ir.Value | None, perm: tuple[int, ...] | None
+    op: Builder,
+    a: ir.Value,
+    b: ir.Value,
+    times: ir.Value | None,
+    product: ir.Value | None,
+    swapped: ir.Value | None,
+    perm: tuple[int, ...] | None,
 ) -> ir.Value:
-    require(a.dtype == ir.DataType.FLOAT, Reason.DTYPE, f"{a.name} is {a.dtype}; FusedMatMul runs in float32 here")
-    if perm is not None:
-        count = len(perm)
+    require(
+        a.dtype == ir.DataType.FLOAT, Reason.DTYPE, f"{a.name} is {a.dtype}; FusedMatMul runs in float32 here"
+    )
+    if swapped is not None:
+        count = len(perm or ())
         swap = (*range(count - 2), count - 1, count - 2)
-        require(count > 1 and perm == swap, Reason.ATTRIBUTE, f"the permutation is {perm}, needs {swap}")
-    alpha = facts.scalar(times) if times is not None else None
+        require(
+            count > 1 and perm == swap,
+            Reason.ATTRIBUTE,
+            f"the permutation is {perm}; needs the last two swapped",
+        )
+    if times is not None:
+        fits = (facts.rank(times) or 0) <= (facts.rank(product) or 0)
+        require(
+            fits, Reason.RANK, f"{facts.describe(times)} may have more axes than {facts.describe(product)}"
+        )
     result: ir.Value = op.FusedMatMul(
-        a, b, alpha=alpha, transB=None if perm is None else 1, _domain="com.microsoft"
+        a, b, alpha=facts.scalar(times), transB=None if swapped is None else 1, _domain="com.microsoft"
     )
     return result
 

@@ -8,8 +8,8 @@ Before:                                                        After:
 
 Shapes:    x, skip and y [B,S,E] or [T,E], of the same shape; scale, shift and bias [E]. E is static, the rest dynamic.
 Dtypes:    float32, float16.
-Refuses:   RANK of x other than 2 or 3; SHAPE or UNKNOWN skip and x of which equal shapes are not known; SHAPE a scale,
-           shift or bias that is not [E]; CONSTANT a bias that is not constant; ATTRIBUTE a norm over more than the
+Refuses:   OPSET below 17; RANK of x not known to be 2 or 3; SHAPE x and skip of other shapes; UNKNOWN whether their
+           shapes are equal; SHAPE a scale, shift or bias that is not [E], or an E that is not static; CONSTANT a bias that is not constant; ATTRIBUTE a norm over more than the
            last axis; DTYPE not listed; SHARED and GRAPH_OUTPUT interior values.
 Numerics:  same formula; one rounding less.
 Source:    ONNX Runtime, ContribOperators.md, com.microsoft.SkipLayerNormalization.
@@ -29,9 +29,7 @@ def _residual(op: PatternOps, x: Var, skip: Var, bias: Var) -> Op:
 
 
 def _norm(op: PatternOps, total: Op, scale: Var, shift: Var) -> Op:
-    return op.LayerNormalization(
-        total, scale, shift, axis=op.attr("axis"), epsilon=op.attr("epsilon")
-    )
+    return op.LayerNormalization(total, scale, shift, axis=op.attr("axis"), epsilon=op.attr("epsilon"))
 
 
 def post_norm(op: PatternOps, x: Var, skip: Var, bias: Var, scale: Var, shift: Var) -> Op:
@@ -54,14 +52,20 @@ def skip_layer_norm(
     epsilon: float,
     total: ir.Value | None,
 ) -> ir.Value | tuple[ir.Value, ir.Value]:
-    require(x.dtype in FLOATS, Reason.DTYPE, f"{x.name} is {x.dtype}; SkipLayerNormalization takes float32 and float16")
+    require(
+        x.dtype in FLOATS,
+        Reason.DTYPE,
+        f"{x.name} is {x.dtype}; SkipLayerNormalization takes float32 and float16",
+    )
     count = facts.rank(x)
     require(count in (2, 3), Reason.RANK, f"{facts.describe(x)}; needs 2 or 3 axes")
     require(axis in (-1, (count or 0) - 1), Reason.ATTRIBUTE, f"axis {axis} of {count}; needs the last")
     _require_same_shape(x, skip)
     size = facts.static_dim(x, -1)
     for vector in (scale, shift, bias):
-        fits = vector is None or (facts.rank(vector) == 1 and size is not None and facts.static_dim(vector, 0) == size)
+        fits = vector is None or (
+            facts.rank(vector) == 1 and size is not None and facts.static_dim(vector, 0) == size
+        )
         require(fits, Reason.SHAPE, f"{facts.describe(vector)}; needs [{size or 'a known size'}]")
     if bias is not None:
         require(facts.constant(bias) is not None, Reason.CONSTANT, f"{bias.name} is no constant, so no bias")
@@ -69,15 +73,20 @@ def skip_layer_norm(
     if total is None:
         y: ir.Value = op.SkipLayerNormalization(*inputs, epsilon=epsilon, _domain="com.microsoft")
         return y
-    y, mean, deviation, total = op.SkipLayerNormalization(*inputs, epsilon=epsilon, _domain="com.microsoft", _outputs=4)
+    y, mean, deviation, total = op.SkipLayerNormalization(
+        *inputs, epsilon=epsilon, _domain="com.microsoft", _outputs=4
+    )
     mean.name = deviation.name = ""  # the CPU provider does not compute these two
     return y, total
 
 
 def _require_same_shape(x: ir.Value, skip: ir.Value) -> None:
     detail = f"{facts.describe(x)} and {facts.describe(skip)} must be of one shape"
-    require(facts.rank(x) == facts.rank(skip), Reason.SHAPE, detail)
+    require(facts.rank(skip) in (None, facts.rank(x)), Reason.SHAPE, detail)
+    for axis in range(facts.rank(skip) or 0):
+        sizes = facts.static_dim(x, axis), facts.static_dim(skip, axis)
+        require(None in sizes or sizes[0] == sizes[1], Reason.SHAPE, detail)
     require(facts.same_shape(x, skip), Reason.UNKNOWN, detail)
 
 
-FUSE_SKIP_LAYER_NORM = Rule("fuse-skip-layer-norm", (post_norm, pre_norm), skip_layer_norm)
+FUSE_SKIP_LAYER_NORM = Rule("fuse-skip-layer-norm", (post_norm, pre_norm), skip_layer_norm, min_opset=17)

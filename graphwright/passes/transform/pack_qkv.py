@@ -7,7 +7,7 @@ Before:                              After:
 
 Shapes:    x [..., E], weights [E, N] constant, each with its own N; biases [N] constant, all three or none.
 Dtypes:    any that MatMul takes; one for all.
-Refuses:   CONSTANT a weight or bias that is not constant; RANK a weight that is no matrix, a bias that is no vector;
+Refuses:   OPSET below 13; CONSTANT a weight or bias that is not constant; RANK a weight that is no matrix, a bias that is no vector;
            SHAPE a bias whose length is not its weight's columns; DTYPE weights of different types;
            SHARED and GRAPH_OUTPUT interior values; ORDER no common place.
 Numerics:  the same sums, each in the order that the backend's product takes.
@@ -50,7 +50,11 @@ def packed(
         biases = [_constant(value, 1) for value in (b1, b2, b3)]
         for bias, weight in zip(biases, weights, strict=True):
             fits = bias.shape[0] == weight.shape[1]
-            require(fits, Reason.SHAPE, f"the bias {bias.name} has {bias.shape[0]} entries for {weight.shape[1]} columns")
+            require(
+                fits,
+                Reason.SHAPE,
+                f"the bias {bias.name} has {bias.shape[0]} entries for {weight.shape[1]} columns",
+            )
         product = op.Add(product, op.constant(_joined(biases, axis=0), "packed_bias"))
     sizes = [int(weight.shape[1]) for weight in weights]
     outputs: tuple[ir.Value, ...] = op.Split(product, sizes, axis=-1, _outputs=3)

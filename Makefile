@@ -1,0 +1,66 @@
+# Every target that needs packages makes .venv by itself; nothing is installed twice.
+PYTHON ?= python3
+# Two workers on two cores; each file's tests stay together, so that what they share is made once.
+PYTEST_WORKERS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+FAST := not gpu and not tensorrt and not slow
+PYTEST := $(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) --dist loadfile
+
+# The demo's and the tests' models come from installed packages, never from the network.
+export HF_HUB_OFFLINE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo check check-all lint examples bench gpu format clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  %-10s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "setting up $(VENV): the first time takes some minutes"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+# The two variables pin the build environment as well: older versions of pip read the first, newer ones the second.
+	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[torch,report,demo,dev]'
+	@touch $@
+
+demo: $(STAMP)  ## optimize all-MiniLM-L6-v2 and show its numbers and its speed
+	$(BIN)/python examples/01_minilm.py
+
+check: lint $(STAMP)  ## everything that a change must pass
+	$(PYTEST) -m "$(FAST)"
+	@$(MAKE) --no-print-directory examples
+
+check-all: check  ## check, and the slow tests
+	$(BIN)/python -m pytest -q -m "slow and not gpu and not tensorrt"
+
+lint: $(STAMP)  ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+examples: $(STAMP)  ## run every example
+	@for script in $(sort $(wildcard examples/[0-9]*.py)); do \
+		echo "== $$script"; $(BIN)/python $$script > $(VENV)/example.log 2>&1 || { cat $(VENV)/example.log; exit 1; }; \
+	done
+
+bench: $(STAMP)  ## time the compiler and the models; results go to benchmarks/results
+	@for script in $(sort $(wildcard benchmarks/[a-z]*.py)); do \
+		name=$$(basename $$script .py); echo "== $$script"; \
+		$(BIN)/python $$script --json > $(VENV)/$$name.json || exit 1; \
+		mv $(VENV)/$$name.json benchmarks/results/$$name.json; \
+	done
+
+# Runs on the system's Python, where the GPU's packages are. pytest answers 5 where it finds no such test.
+gpu:  ## the tests that need an NVIDIA GPU; installs nothing
+	PYTHONPATH=. $(PYTHON) -m pytest -q -m "gpu or tensorrt" || test $$? -eq 5
+
+format: $(STAMP)  ## rewrite the sources as lint wants them
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## take away what the other targets made
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	find graphwright tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,130 @@
+"""The verbs that check: verify, explain, bisect."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graphwright.cli import options
+from graphwright.cli.output import say, say_json, table
+
+if TYPE_CHECKING:
+    from graphwright.engine.explain import Explanation
+
+
+def verify(
+    a: Annotated[str, typer.Argument(metavar="A", help="The model that is right.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The model to compare with it.")],
+    profile: options.ProfileText = None,
+    task: options.Task = "auto",
+    inputs: Annotated[
+        Path | None, typer.Option(metavar="FILE.npz", help="Compare on these arrays only.")
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Allowed absolute difference; without it, by the table per type."),
+    ] = None,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Compare two models of any kind by numbers. Exit code 1 where they differ."""
+    from graphwright.compare_models import compare_models
+
+    found = compare_models(a, b, profile=profile, task=task, inputs=inputs, tolerance=tolerance)
+    if as_json:
+        say_json(found.to_json())
+    else:
+        rows = [
+            (one.name, f"{one.absolute:.2e}", f"{one.relative:.2e}", one.detail or "same")
+            for one in found.outputs
+        ]
+        table(("output", "worst difference", "relative", "verdict"), rows, right=(1, 2))
+        say(f"{'same' if found.is_same else 'different'} at {found.points} shapes")
+        for text in found.skipped:
+            say(f"skipped: {text}")
+    if not found.is_same:
+        raise typer.Exit(1)
+
+
+def explain(
+    model: options.Model,
+    rule: Annotated[str | None, typer.Option(metavar="RULE", help="Only about this pass.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also what matched very little.")] = False,
+    profile: options.ProfileText = None,
+    task: options.Task = "auto",
+    target: options.Target = "ort-cpu",
+    passes: options.PassesText = None,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Show what did not fuse: the node, the reason and what was needed, nearest misses first."""
+    from graphwright.diagnose import explain as explain_model
+
+    found = explain_model(
+        model, rule, profile=profile, task=task, target=target, passes=passes, everything=everything
+    )
+    if as_json:
+        say_json(found.to_json())
+    else:
+        print_misses(found)
+
+
+def print_misses(found: "Explanation") -> None:
+    """Print the nearest misses as a table."""
+    rows = [(miss.pass_name, miss.node, miss.found, miss.reason.name, miss.detail) for miss in found.misses]
+    if rows:
+        table(("pass", "node", "matched", "reason", "detail"), rows)
+    else:
+        say("Nothing came near.")
+    if found.hidden:
+        say(f"{found.hidden} further nodes matched too little to be listed (--all lists them).")
+
+
+def bisect(
+    model: options.Model,
+    profile: options.ProfileText = None,
+    task: options.Task = "auto",
+    target: options.Target = "ort-cpu",
+    passes: options.PassesText = None,
+    gs_script: options.Scripts = None,
+    failure_dir: Annotated[Path, typer.Option(help="Where the reproducer goes.")] = Path(
+        "graphwright-failure"
+    ),
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Find the first application that changes the numbers, in few runs. Exit code 1 where there is one."""
+    from graphwright.diagnose import bisect as find
+
+    found = find(
+        model,
+        profile=profile,
+        task=task,
+        target=target,
+        passes=passes,
+        scripts=gs_script or (),
+        failure_dir=failure_dir,
+    )
+    if as_json:
+        say_json(found.to_json())
+    else:
+        say(str(found))
+        if found.folder is not None:
+            say(f"reproducer: {found.folder}")
+    if found.application is not None:
+        raise typer.Exit(1)
+
+
+VERBS = (
+    (
+        "verify",
+        verify,
+        ("verify model.onnx optimized", "verify before.onnx after.onnx --inputs inputs.npz --json"),
+    ),
+    ("explain", explain, ("explain model.onnx", "explain model.onnx --rule fuse-gelu")),
+    (
+        "bisect",
+        bisect,
+        ("bisect model.onnx", "bisect model.onnx --passes default --gs-script surgery.py:rewrite"),
+    ),
+)

@@ -1,0 +1,151 @@
+"""Compare two models of any kind by numbers, output by output."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphwright.compilation.checking import requests, runner
+from graphwright.compilation.settings import as_profile
+from graphwright.engine.compare import TOLERANCES, Tolerance, compare, gap_of, plain
+from graphwright.engine.verification import sizes_text
+from graphwright.errors import GraphwrightError, RequestError, VerificationError
+from graphwright.optimize import load_source
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass
+class OutputDifference:
+    """One output over all points: its worst differences, and the first one that is not allowed."""
+
+    name: str
+    absolute: float = 0.0
+    relative: float = 0.0
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison of two models found. ``skipped`` tells where the first one cannot run."""
+
+    outputs: tuple[OutputDifference, ...]
+    points: int
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def is_same(self) -> bool:
+        """Whether no output differs by more than is allowed."""
+        return not any(one.detail for one in self.outputs)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain dicts, lists, texts and numbers."""
+        rows = [{name: plain(value) for name, value in asdict(one).items()} for one in self.outputs]
+        return {"same": self.is_same, "points": self.points, "outputs": rows, "skipped": list(self.skipped)}
+
+
+def compare_models(
+    first: object,
+    second: object,
+    *,
+    profile: str | None = None,
+    task: str = "auto",
+    inputs: Path | None = None,
+    tolerance: float | None = None,
+) -> Comparison:
+    """Run both models on the same inputs: those of a file, else random ones at the profile's points.
+
+    Without a profile, a point at which the first model cannot run is skipped.
+
+    Raises:
+        VerificationError: the first model runs at no point.
+        RequestError: inputs that it does not take.
+
+    Example:
+        >>> text = '<ir_version: 10, opset_import: ["": 20]> g (float[n] x) => (float[n] y) {y = %s(x)}'
+        >>> relu, negated = ir.from_onnx_text(text % "Relu"), ir.from_onnx_text(text % "Neg")
+        >>> compare_models(relu, relu).is_same, compare_models(relu, negated).is_same
+        (True, False)
+    """
+    a, b = (load_source(model, profile=profile, task=task) for model in (first, second))
+    bound = as_profile(profile).bind(a.model)
+    given = (
+        [read_arrays(inputs, a.model)] if inputs is not None else requests(a.model, bound, a.example_inputs)
+    )
+    run_a, run_b = runner(a), runner(b)
+    allowed = TOLERANCES if tolerance is None else {dtype: Tolerance(tolerance, 0.0) for dtype in TOLERANCES}
+    found: dict[str, OutputDifference] = {}
+    skipped: list[str] = []
+    for each in given:
+        try:
+            expected = run_a(each)
+        except GraphwrightError as error:
+            if inputs is not None or profile is not None:
+                raise
+            skipped.append(f"{sizes_text(each)}: {error}")
+            continue
+        _add(found, expected, _answers(run_b, each), allowed, sizes_text(each))
+    if len(skipped) == len(given):
+        raise VerificationError(
+            str(first), f"no shape that it runs at ({skipped[0]})", hint="give --profile or --inputs"
+        )
+    return Comparison(tuple(found.values()), len(given) - len(skipped), tuple(skipped))
+
+
+def _answers(run: Any, inputs: Arrays) -> Arrays | str:
+    try:
+        answers: Arrays = run(inputs)
+    except GraphwrightError as error:
+        return str(error)
+    return answers
+
+
+def _add(
+    found: dict[str, OutputDifference],
+    expected: Arrays,
+    actual: Arrays | str,
+    allowed: Mapping[ir.DataType, Tolerance],
+    where: str,
+) -> None:
+    if isinstance(actual, str):
+        failure = found.setdefault("(all)", OutputDifference("(all)", np.inf, np.inf))
+        failure.detail = failure.detail or f"B cannot run at {where}: {actual}"
+        return
+    for name, tensor in expected.items():
+        row = found.setdefault(name, OutputDifference(name))
+        other = actual.get(name)
+        if (
+            other is not None
+            and other.shape == tensor.shape
+            and "O" not in (tensor.dtype.kind, other.dtype.kind)
+        ):
+            gap = gap_of(tensor, other, Tolerance(0.0, 0.0))
+            row.absolute, row.relative = max(row.absolute, gap.absolute), max(row.relative, gap.relative)
+    for difference in compare(expected, actual, allowed):
+        row = found.setdefault(difference.output, OutputDifference(difference.output))
+        row.detail = row.detail or f"{difference.detail} ({where})"
+
+
+def read_arrays(path: Path, model: ir.Model) -> dict[str, np.ndarray]:
+    """Return the arrays of an .npz file; raw bytes, for types that NumPy lacks, get the input's type.
+
+    Raises:
+        RequestError: no such file, or one with something else than arrays in it.
+    """
+    dtypes = {value.name: value.dtype for value in model.graph.inputs}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, AttributeError, TypeError, EOFError) as error:
+        hint = "write it with numpy.savez"
+        raise RequestError(
+            f"inputs {path}", str(error), needed="an .npz file of arrays", hint=hint
+        ) from error
+    for name, array in arrays.items():
+        dtype = dtypes.get(name)
+        if array.dtype.kind == "V" and dtype is not None:
+            arrays[name] = array.view(dtype.numpy())
+    return arrays

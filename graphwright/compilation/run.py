@@ -1,0 +1,217 @@
+"""From a source to an artifact: run the pipeline, place the result, compare it with the source, report."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import onnx_ir as ir
+
+from graphwright.artifact import Artifact
+from graphwright.compilation.checking import Checked, check, requests
+from graphwright.compilation.settings import Settings
+from graphwright.engine.observe import Observer, PrintChanges, Progress, Record, StopAfter
+from graphwright.engine.pipeline import Pipeline, run_pipeline
+from graphwright.engine.reproduce import write_reproducer
+from graphwright.engine.rewrite import Run
+from graphwright.engine.structure import check_onnx
+from graphwright.engine.verification import sizes_text
+from graphwright.engine.verify import EachVerifier, RegionVerifier
+from graphwright.errors import OutputError, VerificationError
+from graphwright.folder import MODEL, versions
+from graphwright.frontends import Source
+from graphwright.frontends.onnx import load_onnx, save_onnx
+from graphwright.report import Report, Verification
+from graphwright.report.measure import explanations, pass_rows, size_of
+from graphwright.report.progress import Tell
+from graphwright.runtime.ort import OrtSession
+from graphwright.runtime.providers import has_provider_for
+from graphwright.runtime.reference import evaluate
+
+# A result with larger weights is written to a file at once and mapped from there; it is never whole in
+# memory.
+LARGEST_IN_MEMORY = 512 * 2**20
+# onnxruntime 1.31 reads files up to this IR version. Later ones add nothing that an operator of its opsets
+# needs.
+NEWEST_IR_VERSION = 13
+# Comparing after each pass is for finding faults: the first shapes will do.
+_EACH_POINTS = 2
+
+
+@dataclass
+class Compilation:
+    """One source on its way. ``original`` is the file that an ONNX source was read from."""
+
+    source: Source
+    pipeline: Pipeline
+    settings: Settings
+    tell: Tell
+    original: Path | None = None
+    record: Record = field(default_factory=Record)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self) -> Artifact:
+        """Do all of it.
+
+        Raises:
+            StructureError, VerificationError: a pass left a graph that is not valid, or other numbers.
+            ProfileError: the profile does not fit the source.
+            OutputError: a large result could not be written to the staging folder.
+        """
+        self.profile = self.settings.bind(self.source.model)
+        before = size_of(self.source.model)
+        with self._timed("passes"):
+            model, regions = self._rewrite()
+        is_large = size_of(model).weight_bytes >= LARGEST_IN_MEMORY
+        folder = self._stage(model) if is_large else None
+        try:
+            path = folder / MODEL if folder is not None else None
+            model = load_onnx(path) if path is not None else model
+            with self._timed("verification"):
+                checked, session = self._verify(model, path)
+        except BaseException:
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        rows = pass_rows(self.record.outcomes, self.record.applications, model)
+        report = Report(
+            self.source.name,
+            self.source.sha256,
+            self.settings.target,
+            str(self.pipeline),
+            rows,
+            before,
+            size_of(model),
+            self._verification(checked, regions),
+            explanations(self.record.outcomes),
+            (),
+            self.seconds,
+        )
+        discard = partial(shutil.rmtree, folder, ignore_errors=True) if folder is not None else None
+        return Artifact(
+            model, report, self.profile, self._manifest(report), path=path, discard=discard, session=session
+        )
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        started = perf_counter()
+        yield
+        self.seconds[name] = perf_counter() - started
+
+    def _rewrite(self) -> tuple[ir.Model, RegionVerifier | EachVerifier | None]:
+        """Run the pipeline on a clone, which shares the source's tensors."""
+        names = [step.name for step in self.pipeline.steps]
+        observers: list[Observer] = [
+            self.record,
+            Progress(lambda name, done, _: self._tell(name, done + 1), names),
+        ]
+        if self.settings.print_changes:
+            observers.append(PrintChanges())
+        if self.settings.stop_after is not None:
+            observers.append(StopAfter(self.settings.stop_after))
+        verifier = self._verifier()
+        if verifier is not None:
+            observers.append(verifier)
+        model = run_pipeline(Run(self.source.model.clone(), observers), self.pipeline)
+        check_onnx(model, "after the last pass")
+        model.ir_version = min(model.ir_version, NEWEST_IR_VERSION)
+        return model, verifier
+
+    def _verifier(self) -> RegionVerifier | EachVerifier | None:
+        if self.settings.verify == "region":
+            return RegionVerifier(evaluate, folder=self.settings.failure_dir)
+        if self.settings.verify == "each":
+            inputs = requests(self.source.model, self.profile, self.source.example_inputs)
+            return EachVerifier(evaluate, self.source.model, inputs[:_EACH_POINTS])
+        return None
+
+    def _tell(self, what: str, done: int) -> None:
+        self.tell(what, done, len(self.pipeline.steps) + 2)
+
+    def _stage(self, model: ir.Model) -> Path:
+        self._tell("write", len(self.pipeline.steps) + 1)
+        parent = self.settings.staging
+        try:
+            if parent is not None:
+                parent.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=".graphwright-", dir=parent))
+        except OSError as error:
+            found = error.strerror or str(error)
+            raise OutputError(str(parent), found, needed="a folder to write the result in") from error
+        try:
+            save_onnx(model, folder / MODEL)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return folder
+
+    def _verify(self, model: ir.Model, path: Path | None) -> tuple[Checked | None, OrtSession | None]:
+        """Compare with the source; the session that was used comes back where it is the artifact's own."""
+        if self.settings.verify == "off":
+            return None, None
+        inputs = requests(self.source.model, self.profile, self.source.example_inputs)
+        target = self.settings.target if has_provider_for(self.settings.target) else "ort-cpu"
+        sessions: list[OrtSession] = []
+
+        def result() -> OrtSession:
+            opened = OrtSession(path or model, self.profile, target=target, prepack=path is None)
+            sessions.append(opened)
+            return opened
+
+        last = len(self.pipeline.steps) + 1
+        checked = check(
+            self.source,
+            self.original,
+            result,
+            inputs,
+            one_at_a_time=path is not None,
+            may_skip=not self.profile.is_bounded,
+            tell=lambda done: self._tell(f"verify {done + 1}/{len(inputs)}", last),
+        )
+        if checked.differences:
+            self._fail(model, checked)
+        is_own = path is None and target == self.settings.target
+        return checked, sessions[0] if is_own else None
+
+    def _fail(self, model: ir.Model, checked: Checked) -> None:
+        given = checked.failed or {}
+        found = f"other numbers at {sizes_text(given)}: {'; '.join(map(str, checked.differences[:3]))}"
+        needed = f"those of {checked.reference}"
+        place = self.settings.failure_dir / "final"
+        written = write_reproducer(place, self.source.model, model, given, f"{self.source.name}: {found}")
+        hint = f"graphwright bisect finds the application; the case is in {written}"
+        raise VerificationError(self.source.name, found, needed=needed, hint=hint)
+
+    def _verification(
+        self, checked: Checked | None, verifier: RegionVerifier | EachVerifier | None
+    ) -> Verification:
+        if checked is None:
+            return Verification("off")
+        regions = verifier.verification.points if verifier is not None else 0
+        unverified = (
+            tuple(f"{each.where}: {each.reason}" for each in verifier.verification.unverified)
+            if verifier
+            else ()
+        )
+        return Verification(
+            self.settings.verify, checked.reference, checked.points, checked.skipped, regions, unverified
+        )
+
+    def _manifest(self, report: Report) -> dict[str, Any]:
+        return {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": versions(),
+            "source": {"name": self.source.name, "sha256": self.source.sha256, **self.source.notes},
+            "task": self.source.task,
+            "target": self.settings.target,
+            "precision": self.settings.precision,
+            "pipeline": report.pipeline,
+            "profile": self.profile.to_json(),
+            "verification": report.to_json()["verification"],
+        }

@@ -1,0 +1,100 @@
+"""Say what did not fuse and why, and find the application that changes the numbers."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from graphwright.artifact import Artifact
+from graphwright.compilation.checking import requests
+from graphwright.compilation.settings import Settings
+from graphwright.compilation.steps import build_pipeline
+from graphwright.engine.bisect import Guilty, find_guilty
+from graphwright.engine.explain import Explanation
+from graphwright.engine.explain import explain as explain_outcomes
+from graphwright.engine.observe import Record
+from graphwright.engine.pipeline import run_pipeline
+from graphwright.engine.rewrite import Run
+from graphwright.errors import PipelineError
+from graphwright.frontends import Source
+from graphwright.optimize import load_source
+from graphwright.runtime.profile import Profile
+from graphwright.runtime.reference import evaluate
+
+__all__ = ["bisect", "explain", "explain_source"]
+
+
+def explain(
+    model: object | Artifact,
+    rule: str | None = None,
+    *,
+    example_inputs: Mapping[str, Any] | None = None,
+    profile: Profile | str | None = None,
+    task: str = "auto",
+    target: str = "ort-cpu",
+    passes: str | Sequence[object] | None = None,
+    everything: bool = False,
+) -> Explanation:
+    """Return the nearest misses of a run of the pipeline, best first; ``rule`` asks about one pass only.
+
+    Raises:
+        PipelineError: the rule is not a pass of the catalogue.
+        LoadError, ExportError: the model cannot be read or traced.
+
+    Example:
+        >>> import onnx_ir as ir
+        >>> text = '<ir_version: 10, opset_import: ["": 20]> g (float[n] x) => (float[n] y) {y = Relu(x)}'
+        >>> print(explain(ir.from_onnx_text(text), "fuse-gelu").text())
+        Nothing came near.
+    """
+    source = load_source(model, example_inputs, profile=profile, task=task)
+    settings = Settings(target=target, passes=passes)
+    return explain_source(source, rule, settings, everything=everything)
+
+
+def explain_source(
+    source: Source, rule: str | None, settings: Settings, *, everything: bool = False
+) -> Explanation:
+    """Explain a source that has been read; a rule that is not in the pipeline is added.
+
+    Raises:
+        PipelineError: the rule is not known.
+    """
+    pipeline = build_pipeline(settings.passes, settings.target, settings.scripts)
+    if rule is not None and rule not in [step.name for step in pipeline.steps]:
+        if not (settings.passes is None or isinstance(settings.passes, str)):
+            raise PipelineError(rule, "a rule that the pipeline does not have", needed="one of its passes")
+        pipeline = build_pipeline(f"{settings.passes or 'default'},{rule}", settings.target, settings.scripts)
+    record = Record()
+    run_pipeline(Run(source.model.clone(), [record], explain=True), pipeline)
+    return explain_outcomes(record.outcomes, rule=rule, everything=everything)
+
+
+def bisect(
+    model: object,
+    example_inputs: Mapping[str, Any] | None = None,
+    *,
+    profile: Profile | str | None = None,
+    task: str = "auto",
+    target: str = "ort-cpu",
+    passes: str | Sequence[object] | None = None,
+    scripts: Sequence[str] = (),
+    failure_dir: str | Path | None = None,
+) -> Guilty:
+    """Find the first application that changes the model's numbers; its case goes to ``failure_dir``.
+
+    Raises:
+        LoadError, ExportError: the model cannot be read or traced.
+        VerificationError: the model itself cannot be run.
+
+    Example:
+        >>> import onnx_ir as ir
+        >>> text = '<ir_version: 10, opset_import: ["": 20]> g (float[n] x) => (float[n] y) {y = Relu(x)}'
+        >>> print(bisect(ir.from_onnx_text(text), passes="fuse-gelu"))
+        all 0 applications keep the numbers (1 runs)
+    """
+    settings = Settings(profile, task, target, passes)
+    pipeline = build_pipeline(passes, target, scripts)
+    source = load_source(model, example_inputs, profile=profile, task=task)
+    inputs = requests(source.model, settings.bind(source.model), source.example_inputs)
+    folder = Path(failure_dir) if failure_dir is not None else None
+    return find_guilty(source.model.clone, pipeline, evaluate, inputs, folder=folder)

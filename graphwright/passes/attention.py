@@ -1,0 +1,77 @@
+"""What the passes over attention share: guards on sizes, and the form of mask that every runtime takes; no rule.
+
+Attention-24 broadcasts its mask to [B, H, S, T]. ONNX Runtime 1.31 does so over B and H only, and fails on a last
+size but one that is 1 or missing. A last size that is short of T is padded with -inf, where addition would repeat it.
+"""
+
+import onnx_ir as ir
+
+from graphwright.engine import facts
+from graphwright.engine.rewrite import Builder, Reason, require
+
+
+def require_four_axes(*values: ir.Value) -> None:
+    """Refuse values that are not known to be [batch, heads, length, size]."""
+    for value in values:
+        require(value.shape is not None, Reason.UNKNOWN, f"the rank of {value.name} is not known; needs 4")
+        is_four = facts.rank(value) == 4
+        require(is_four, Reason.RANK, f"{facts.describe(value)}; needs [batch, heads, length, size]")
+
+
+def require_same(first: ir.Value, axis: int, second: ir.Value, other: int) -> None:
+    """Refuse two sizes that differ (SHAPE) or are not known to be equal (UNKNOWN)."""
+    here, there = facts.dim(first, axis), facts.dim(second, other)
+    detail = f"axis {axis} of {facts.describe(first)} must equal axis {other} of {facts.describe(second)}"
+    differ = isinstance(here, int) and isinstance(there, int) and here != there
+    require(not differ, Reason.SHAPE, detail)
+    require(facts.same_dim(here, there), Reason.UNKNOWN, detail)
+
+
+def require_sizes(q: ir.Value, k: ir.Value, v: ir.Value) -> None:
+    """Refuse sizes that MatMul may broadcast: Attention repeats neither batch nor heads nor lengths."""
+    require_four_axes(q, k, v)
+    for axis in (0, 1, 3):
+        require_same(q, axis, k, axis)
+    for axis in (0, 1, 2):
+        require_same(k, axis, v, axis)
+
+
+def require_swaps_last_axes(k: ir.Value, flat: ir.Value, swapped: ir.Value) -> None:
+    """Refuse [B,H,T,D] -> ``flat`` [B*H,D,T] -> ``swapped`` [B,H,D,T] unless only batch and heads are reshaped."""
+    require_four_axes(swapped)
+    for value, axis, other in ((flat, 1, 3), (flat, 2, 2), (swapped, 0, 0), (swapped, 1, 1), (swapped, 2, 3)):
+        require_same(value, axis, k, other)
+
+
+def require_no_new_axes(value: ir.Value) -> None:
+    """Refuse a value that would add axes to one of four axes."""
+    require((facts.rank(value) or 0) <= 4, Reason.RANK, f"{facts.describe(value)} has more than 4 axes")
+
+
+def require_broadcasts(mask: ir.Value, q: ir.Value) -> None:
+    """Refuse a mask that may be larger than the scores: addition repeats them for it, Attention does not."""
+    require(mask.shape is not None, Reason.UNKNOWN, f"the rank of the mask {mask.name} is not known")
+    require_no_new_axes(mask)
+    for axis in range(-(facts.rank(mask) or 0), -1):
+        if facts.dim(mask, axis) != 1:
+            require_same(mask, axis, q, axis)
+
+
+def require_mask_as_long_as_keys(mask: ir.Value, k: ir.Value) -> None:
+    """Refuse a mask that is not known to have a number for each key."""
+    fits = facts.same_dim(facts.dim(mask, -1), facts.dim(k, 2))
+    detail = f"the mask {facts.describe(mask)} is not known to be as long as {facts.describe(k)}"
+    require(fits, Reason.UNKNOWN, detail)
+
+
+def spread(op: Builder, mask: ir.Value, q: ir.Value, k: ir.Value) -> ir.Value:
+    """Return a mask with the lengths of queries and keys as its last two sizes, expanded where they are not known."""
+    rows, columns = facts.dim(q, 2), facts.dim(k, 2)
+    if facts.same_dim(facts.dim(mask, -2), rows) and facts.same_dim(facts.dim(mask, -1), columns):
+        return mask
+    leading = list(mask.shape[:-2]) if mask.shape is not None and len(mask.shape) > 2 else []
+    lengths = op.Concat(op.Shape(q, start=2, end=3), op.Shape(k, start=2, end=3), axis=0)
+    expanded: ir.Value = op.Expand(mask, lengths)
+    if mask.shape is not None:
+        expanded.shape = ir.Shape([*leading, rows, columns])
+    return expanded

@@ -1,0 +1,58 @@
+"""Fuse RMS normalization spelled in primitives into ``RMSNormalization``.
+
+Before:                                                                     After:
+    x --+-- Pow 2 -- ReduceMean -- + epsilon -- Sqrt -- Reciprocal --+          x -- RMSNormalization -- y
+        +------------------------------------------------------------+-- Mul        scale
+                                                             * scale -- y
+
+The square may be x * x; the product with Reciprocal(Sqrt) may be one with 1 / Sqrt or Pow -0.5, or a
+division by Sqrt. A half-precision x may be cast to float32 in front and the product back to x's type before
+the scale, as LLaMA does: that is what the operator does by itself. Without a scale nothing is fused.
+
+Shapes:    x [..., axes], rank known; scale exactly [axes], the trailing axes that the mean reduces. These
+           sizes may be numbers or names; the others may be unknown. y like x.
+Dtypes:    float16, bfloat16, float32; scale like x. float64 would lose digits: the operator's mean is
+           float32.
+Refuses:   OPSET below 23; DTYPE not listed, scale of another one, or a cast back to another one; UNKNOWN
+           rank or size; RANK or SHAPE of a scale that is not that of the axes, or epsilon with more axes
+           than x; ATTRIBUTE axes that are not trailing; CONSTANT epsilon or axes not constant, epsilon
+           below 0; SHARED and GRAPH_OUTPUT interior values.
+Numerics:  same formula; in half precision the mean is float32 where the primitives may round each step.
+Source:    Zhang and Sennrich 2019, arXiv:1910.07467; ONNX operator RMSNormalization-23.
+"""
+
+import onnx_ir as ir
+
+from graphwright.engine.pattern import AnyOf, Op, PatternOps, Var
+from graphwright.engine.rewrite import Builder, Rule
+from graphwright.passes.lift import normalization
+
+
+def _over_rms(op: PatternOps, x: Var | Op, epsilon: Var, axes: Var) -> AnyOf:
+    variance = op.Add(normalization.mean(op, normalization.square(op, x), axes), epsilon)
+    return normalization.over_root(op, x, variance)
+
+
+def scaled(op: PatternOps, x: Var, scale: Var, epsilon: Var, axes: Var) -> Op:
+    wide = op.keep(op.Cast(x, to=normalization.FLOAT32))
+    narrowed = op.Cast(_over_rms(op, wide, epsilon, axes), to=op.attr("narrowed_to"))
+    product: Op = op.Mul(op.any_of(_over_rms(op, x, epsilon, axes), narrowed), scale)
+    return product
+
+
+def rms_norm(
+    op: Builder,
+    x: ir.Value,
+    scale: ir.Value,
+    epsilon: ir.Value,
+    axes: normalization.Axes,
+    narrowed_to: int | None = None,
+) -> ir.Value:
+    normalization.require_dtype(x, narrowed_to)
+    axis = normalization.first_axis(x, axes)
+    normalization.require_like_axes(scale, x, axis)
+    fused: ir.Value = op.RMSNormalization(x, scale, axis=axis, epsilon=normalization.epsilon_of(epsilon, x))
+    return fused
+
+
+FUSE_RMS_NORM = Rule("fuse-rms-norm", (scaled,), rms_norm, min_opset=23)

@@ -1,0 +1,63 @@
+"""The report as one HTML file: no script, no network, light or dark as the reader's system is."""
+
+import os
+import secrets
+from contextlib import suppress
+from importlib.resources import files
+from pathlib import Path
+
+from graphwright.errors import MissingDependencyError, OutputError
+from graphwright.report import Report
+from graphwright.report.plot import bar_chart
+from graphwright.report.text import changed_operators, headline, refused, verified
+
+
+def page(report: Report) -> str:
+    """Return the page. Every text of the report is escaped: names come from model files.
+
+    Raises:
+        MissingDependencyError: jinja2 is not installed.
+    """
+    try:
+        from jinja2 import Environment, StrictUndefined
+        from markupsafe import Markup
+    except ImportError as error:
+        hint = "pip install graphwright[report]"
+        raise MissingDependencyError(
+            "HTML report", "no jinja2", needed="the extra report", hint=hint
+        ) from error
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    text = files("graphwright.report").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    verification = report.verification
+    return environment.from_string(text).render(
+        report=report,
+        headline=headline(report),
+        refused=refused,
+        verified=verified(verification) if verification is not None else "Not verified.",
+        operators=changed_operators(report),
+        chart=Markup(bar_chart(report.latency)) if report.latency else "",
+        applied=sum(row.applied for row in report.passes),
+    )
+
+
+def write(report: Report, path: Path) -> None:
+    """Write the page to a file, whole or not at all.
+
+    Raises:
+        MissingDependencyError: jinja2 is not installed.
+        OutputError: the file could not be written.
+    """
+    text = page(report)
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as error:
+        with suppress(OSError):
+            aside.unlink()
+        hint = "choose a file in a folder that exists and may be written"
+        raise OutputError(
+            str(path), error.strerror or str(error), needed="a file to write", hint=hint
+        ) from error

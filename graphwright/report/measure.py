@@ -1,0 +1,68 @@
+"""Facts of a report that are read off models and records of a run."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from graphwright.engine import facts
+from graphwright.engine.observe import Application, PassOutcome
+from graphwright.engine.rewrite import NUMBER
+from graphwright.report import Explanation, PassRow, Size
+
+# Reports keep the first refusals of each pass; the counts by reason are always complete.
+_REFUSALS_KEPT = 20
+
+
+def size_of(model: ir.Model) -> Size:
+    """Return what a model consists of, its subgraphs and functions included; shared weights count once.
+
+    Example:
+        >>> text = '<ir_version: 10, opset_import: ["": 24]> g (float[N] x) => (y) {y = Relu(x)}'
+        >>> size_of(ir.from_onnx_text(text))
+        Size(operators={'Relu': 1}, nodes=1, weight_bytes=0)
+    """
+    names: Counter[str] = Counter()
+    tensors: dict[int, int] = {}
+    for graph in facts.graphs(model):
+        names.update(f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in graph)
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                tensors[id(value.const_value)] = value.const_value.nbytes
+    return Size(dict(sorted(names.items())), sum(names.values()), sum(tensors.values()))
+
+
+def pass_rows(
+    outcomes: Sequence[PassOutcome], applications: Sequence[Application], model: ir.Model
+) -> tuple[PassRow, ...]:
+    """Return a row for each pass, with the number of its applications that the final model still shows."""
+    numbers = surviving_numbers(model)
+    kept = Counter(each.pass_name for each in applications if each.number in numbers)
+    return tuple(
+        PassRow(
+            outcome.name,
+            outcome.family,
+            outcome.applied,
+            kept[outcome.name] if outcome.is_rule else None,
+            dict(Counter(refusal.reason.name for refusal in outcome.refusals)),
+            outcome.seconds,
+            outcome.nodes_before,
+            outcome.nodes_after,
+        )
+        for outcome in outcomes
+    )
+
+
+def surviving_numbers(model: ir.Model) -> set[int]:
+    """Return the numbers of the applications that made a node which is still there."""
+    found = (node.metadata_props.get(NUMBER) for graph in facts.graphs(model) for node in graph)
+    return {int(number) for number in found if number is not None and number.isdigit()}
+
+
+def explanations(outcomes: Sequence[PassOutcome]) -> tuple[Explanation, ...]:
+    """Return the refusals of a run as the report keeps them."""
+    return tuple(
+        Explanation(refusal.pass_name, refusal.node, refusal.reason.name, refusal.detail)
+        for outcome in outcomes
+        for refusal in outcome.refusals[:_REFUSALS_KEPT]
+    )

@@ -1,0 +1,1 @@
+"""Profiles, sessions and the reference: everything that runs a model."""

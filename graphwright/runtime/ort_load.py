@@ -1,0 +1,206 @@
+"""Create ONNX Runtime sessions: providers by target, options, and load errors that a person can read."""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as native
+
+from graphwright.errors import LoadError, MissingDependencyError, OutputError, UsageError
+from graphwright.runtime.signature import Port, named_dims
+
+# Every error that ONNX Runtime raises: its own classes share no base, and kernels raise RuntimeError.
+ORT_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    *(kind for kind in vars(native).values() if isinstance(kind, type) and issubclass(kind, Exception)),
+)
+
+# The first provider is the one that must be there.
+PROVIDERS = {
+    "ort-cpu": ("CPUExecutionProvider",),
+    "onnx": ("CPUExecutionProvider",),
+    "ort-cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+}
+_PACKAGES = {"CUDAExecutionProvider": "onnxruntime-gpu, in place of onnxruntime"}
+
+# A model with larger weights goes through a file, which ONNX Runtime maps, and not through a copy in memory.
+LARGEST_IN_MEMORY = 512 * 2**20
+# onnxruntime 1.31 reads up to IR version 13. Later ones add nothing that an operator of its opsets needs.
+_NEWEST_IR_VERSION = 13
+# Every error is raised as well; printing it on stderr would say it twice.
+_FATAL = 4
+
+_CODE = re.compile(r"\[ONNXRuntimeError\] : \d+ : ([A-Z_]+) : ")
+_NODE = re.compile(
+    r"(?:Error in execution: )?Non-zero status code returned while running (\w+) node\. "
+    r"Name:'([^']*)' Status Message: "
+)
+_SOURCE_PLACE = re.compile(r"/onnxruntime_src/\S+:\d+ .*?\)(?: const)? (?=[A-Z\[])")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a session runs. Without ``optimize`` the graph runs node by node as it is written.
+
+    ``prepack=False`` keeps weights as they are, memory-mapped where they lie in a file: slower, but a large
+    model takes no second copy.
+    """
+
+    threads: int | None = None
+    optimize: bool = True
+    prepack: bool = True
+
+    def to_ort(self) -> ort.SessionOptions:
+        options = ort.SessionOptions()
+        options.log_severity_level = _FATAL
+        if self.threads is not None:
+            options.intra_op_num_threads = self.threads
+        if not self.optimize:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if not self.prepack:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        return options
+
+
+def providers_for(target: str) -> list[str]:
+    """The providers of a target, in order of preference.
+
+    Raises:
+        UsageError: no such target in ONNX Runtime.
+        MissingDependencyError: this onnxruntime lacks the provider.
+    """
+    if target not in PROVIDERS:
+        raise UsageError(f"target {target}", "it", needed=f"one of {', '.join(PROVIDERS)} for ONNX Runtime")
+    available = ort.get_available_providers()
+    needed = PROVIDERS[target][0]
+    if needed not in available:
+        hint = f"install {_PACKAGES.get(needed, 'onnxruntime')}"
+        raise MissingDependencyError(f"target {target}", ", ".join(available), needed=needed, hint=hint)
+    return list(PROVIDERS[target])
+
+
+def load(
+    model: ir.Model | str | Path, options: Options, target: str = "ort-cpu"
+) -> tuple[ort.InferenceSession, str | None]:
+    """A session, and the folder that must live as long as it does, if it needed one.
+
+    Raises:
+        LoadError: ONNX Runtime refuses the model.
+        OutputError: a large model could not be written to the temporary folder.
+        MissingDependencyError: as :func:`providers_for` says.
+    """
+    providers = providers_for(target)
+    where, source, folder = _source(model)
+    try:
+        session = ort.InferenceSession(source, options.to_ort(), providers=providers)
+    except ORT_ERRORS as error:
+        remove(folder)
+        raise LoadError(where, clean(error), needed="a model that ONNX Runtime can load") from error
+    if session.get_providers()[0] != providers[0]:
+        # ONNX Runtime goes on with the CPU when CUDA's libraries are not there.
+        raise MissingDependencyError(
+            f"target {target}",
+            session.get_providers()[0],
+            needed=providers[0],
+            hint="check the driver and the CUDA libraries with `graphwright doctor`",
+        )
+    return session, folder
+
+
+def _source(model: ir.Model | str | Path) -> tuple[str, str | bytes, str | None]:
+    """What to call the model in errors, what ONNX Runtime reads, and the folder that this lies in."""
+    if not isinstance(model, ir.Model):
+        path = Path(model)
+        if not path.is_file():
+            raise LoadError(str(path), "no such file", needed="a path of an .onnx file")
+        return str(path), str(path), None
+    where = f"model {model.graph.name or 'without a name'}"
+    if weight_bytes(model) >= LARGEST_IN_MEMORY:
+        folder = _written(where, model)
+        return where, str(Path(folder) / "model.onnx"), folder
+    proto = to_proto(model)
+    proto.ir_version = min(proto.ir_version, _NEWEST_IR_VERSION)
+    return where, proto.SerializeToString(), None
+
+
+def _written(where: str, model: ir.Model) -> str:
+    """A new folder with the model and its weights in a file beside it."""
+    copy = model.clone()
+    copy.ir_version = min(model.ir_version, _NEWEST_IR_VERSION)
+    folder = tempfile.mkdtemp(prefix="graphwright-")
+    try:
+        ir.save(copy, Path(folder) / "model.onnx", external_data="model.onnx.data")
+    except OSError as error:
+        remove(folder)
+        raise OutputError(
+            where,
+            str(error),
+            needed=f"{weight_bytes(model)} free bytes in {folder}",
+            hint="set TMPDIR to a larger disk",
+        ) from error
+    return folder
+
+
+def remove(folder: str | None) -> None:
+    """Delete a temporary folder, if there is one."""
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def to_proto(model: ir.Model) -> onnx.ModelProto:
+    """The model with all its weights inside."""
+    if any(isinstance(tensor, ir.ExternalTensor) for tensor in weights(model)):
+        model = ir.external_data.load_to_model(model.clone())
+    return ir.to_proto(model)
+
+
+def weights(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    """The tensors of all initializers, subgraphs' included."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield value.const_value
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """The size of all initializers."""
+    return sum(tensor.nbytes for tensor in weights(model))
+
+
+def clean(error: Exception) -> str:
+    """ONNX Runtime's message without its source paths and its prefix; node names stay.
+
+    Example:
+        >>> clean(RuntimeError("[ONNXRuntimeError] : 10 : INVALID_GRAPH : In Node, (add_1, Add): bad"))
+        'In Node, (add_1, Add): bad'
+        >>> text = "Non-zero status code returned while running Gather node. Name:'pick' Status Message: bad"
+        >>> clean(RuntimeError(text))
+        'pick (Gather): bad'
+    """
+    text = _SOURCE_PLACE.sub("", _CODE.sub("", str(error)))
+    text = _NODE.sub(r"\2 (\1): ", text)
+    return " ".join(text.split()).rstrip(".")
+
+
+def ports(args: list[ort.NodeArg], *, is_optional: bool = False) -> Iterator[Port]:
+    """What ONNX Runtime knows of inputs or outputs."""
+    for arg in args:
+        dtype = _TYPES.get(arg.type)
+        yield Port(
+            arg.name, dtype, named_dims(arg.name, arg.shape) if dtype is not None else None, is_optional
+        )
+
+
+_TYPES = {
+    f"tensor({spelling})": dtype
+    for spelling, dtype in {
+        **{dtype.name.lower(): dtype for dtype in ir.DataType},
+        "float8e4m3fn": ir.DataType.FLOAT8E4M3FN,
+    }.items()
+}

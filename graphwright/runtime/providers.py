@@ -1,0 +1,25 @@
+"""Which execution providers this machine's ONNX Runtime has."""
+
+import onnxruntime as ort
+
+from graphwright.runtime.ort_load import PROVIDERS
+
+
+def available_providers() -> list[str]:
+    """Return the providers in ONNX Runtime's order of preference.
+
+    Example:
+        >>> "CPUExecutionProvider" in available_providers()
+        True
+    """
+    return list(ort.get_available_providers())
+
+
+def has_provider_for(target: str) -> bool:
+    """Tell whether this ONNX Runtime has the provider that a target runs on.
+
+    Example:
+        >>> has_provider_for("ort-cpu"), has_provider_for("another")
+        (True, False)
+    """
+    return target in PROVIDERS and PROVIDERS[target][0] in available_providers()
