@@ -10,6 +10,7 @@ A test writes its graphs as ONNX text, applies one pass and looks at what came o
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import onnx
@@ -167,8 +168,8 @@ def assert_equivalent(
 ) -> None:
     """Assert that two different models give the same numbers, the first one computing in float64.
 
-    ``sizes`` are those of named dimensions. Outputs that are empty or hold one number throughout prove nothing
-    and fail.
+    ``sizes`` are those of named dimensions. Outputs that are empty or hold one number throughout prove
+    nothing and fail.
     """
     assert _text(before) != _text(after), "the models are the same: the pass did not fire"
     shapes = sample.bind_dims(before.graph.inputs, sizes=sizes)
@@ -251,15 +252,18 @@ def _tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
 
 
 def _other_axes(proto: onnx.ModelProto, rng: np.random.Generator) -> Edited:
-    for index, node in enumerate(proto.graph.node):
-        for place, given in enumerate(node.attribute):
-            if given.name not in ("axis", "axes", "perm", "keepdims", "to"):
-                continue
-            edited = _copy(proto)
-            changed = edited.graph.node[index].attribute[place]
-            changed.i += int(rng.choice([-1, 1]))
-            changed.ints[:] = [axis - 1 for axis in reversed(changed.ints)]
-            yield f"{node.name or node.output[0]} has another {given.name}", edited
+    given = [
+        (node, place)
+        for node, each in enumerate(proto.graph.node)
+        for place, attribute in enumerate(each.attribute)
+        if attribute.name in ("axis", "axes", "perm", "keepdims", "to")
+    ]
+    for (node, place), step in product(given, (-1, 1)):
+        edited = _copy(proto)
+        changed = edited.graph.node[node].attribute[place]
+        changed.i += step
+        changed.ints[:] = [axis + step for axis in reversed(changed.ints)]
+        yield f"{changed.name} of {edited.graph.node[node].output[0]} is another", edited
 
 
 def _other_dtypes(proto: onnx.ModelProto, rng: np.random.Generator) -> Edited:
@@ -286,8 +290,8 @@ def _settled(edited: onnx.ModelProto) -> ir.Model | None:
     try:
         inferred = _infer(edited)
         onnx.checker.check_model(inferred, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
-        return None
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError):
+        return None  # ValueError: a type number that there is not
     return ir.from_proto(inferred)
 
 

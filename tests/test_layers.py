@@ -33,7 +33,7 @@ NEIGHBOURS = {("frontends", "graphwright.runtime.profile")}
 
 # Package -> the only places below graphwright/ that may import it.
 HOMES = {
-    "torch": ("frontends/torch.py", "frontends/transformers.py"),
+    "torch": ("frontends/torch.py", "frontends/torch_call.py", "frontends/transformers.py"),
     "transformers": ("frontends/torch.py", "frontends/transformers.py"),
     "onnxruntime": ("runtime/",),
     "tensorrt": ("runtime/tensorrt.py", "plugins/"),

@@ -111,7 +111,7 @@ def test_the_page_is_one_file_that_runs_nothing_and_loads_nothing(tmp_path: Path
     assert EVIL in "".join(page.text)
     text = (tmp_path / "report.html").read_text()
     assert "prefers-color-scheme" in text
-    assert "http" not in text
+    assert "http:" not in text and "https:" not in text
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 

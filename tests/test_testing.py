@@ -16,7 +16,6 @@ from graphwright.testing import (
     assert_equivalent,
     assert_fires,
     assert_refuses,
-    difference,
     model,
     perturb,
     same_graph,
@@ -34,7 +33,7 @@ def negated(op: PatternOps, x: Var) -> Op:
 
 def zero_minus(op: Builder, x: ir.Value) -> ir.Value:
     require(x.dtype == ir.DataType.FLOAT, Reason.DTYPE, f"{x.name} is {x.dtype}")
-    result: ir.Value = op.Sub(0.0, x) if x.dtype is None else op.Sub(op.Mul(x, 0.0), x)
+    result: ir.Value = op.Sub(op.Mul(x, 0.0), x)
     return result
 
 
@@ -90,6 +89,7 @@ def test_assert_fires_wants_an_end() -> None:
         node = ir.node("Neg", [last])
         given.graph.append(node)
         node.outputs[0].name, node.outputs[0].type = f"{last.name}_more", last.type
+        node.outputs[0].shape = last.shape
         given.graph.outputs[0] = node.outputs[0]
         return True
 
@@ -135,51 +135,15 @@ def test_assert_equivalent_fails_where_outputs_prove_nothing() -> None:
         assert_equivalent(before, apply(before, RIGHT).model, sizes={"N": 0})
 
 
-def other(old: str, new: str) -> ir.Model:
-    return model(TEXT.replace(old, new), infer=False)
-
-
-def test_same_graph_forgets_names_only() -> None:
-    assert same_graph(model(TEXT), model(TEXT.replace("a", "b").replace("flobt", "float").replace("opset_import", "opset_import")))
-    assert "operators" in difference(model(TEXT), other("Neg(a)", "Abs(a) z = Neg(a)"))
-    assert difference(model(TEXT), other("Neg", "Abs"))
-    assert difference(model(TEXT), other("Mul(x, w)", "Mul(w, x)"))
-    assert difference(model(TEXT), other("float[N, 4] x", "float[M, 4] x"))
-    assert difference(model(TEXT), other("24", "23"))
-    assert difference(model(TEXT), model(TEXT, seed=1))
-
-
-def test_same_graph_counts_defaults_as_given() -> None:
-    one = HEAD + "(float[N, 4] x) => (float[N, 4] y) {y = Softmax(x)}"
-    assert same_graph(model(one), model(one.replace("Softmax", "Softmax <axis = -1>")))
-    assert not same_graph(model(one), model(one.replace("Softmax", "Softmax <axis = 0>")))
-
-
-def test_same_graph_tells_one_node_used_twice_from_two() -> None:
-    shared = HEAD + "(float[N] x) => (float[N] y) {a = Exp(x) b = Neg(x) y = Add(a, a)}"
-    assert not same_graph(model(shared), model(shared.replace("b = Neg(x) y = Add(a, a)", "b = Exp(x) y = Add(a, b)")))
-
-
-def test_same_graph_looks_into_branches() -> None:
-    text = HEAD + (
-        "(float[N] x, bool c) => (float[N] y) {y = If (c) <then_branch = t () => (float[N] o) {o = Exp(x)},"
-        " else_branch = f () => (float[N] q) {q = Neg(x)}>}"
-    )
-    assert same_graph(model(text), model(text))
-    assert not same_graph(model(text), model(text.replace("Exp", "Abs")))
-
-
 def test_perturb_gives_valid_models_of_every_kind() -> None:
-    text = HEAD + (
-        "(float[N, 4] x) => (float[N, 4] y) <float[4] w> {a = Mul(x, w) b = Softmax <axis = 1> (a) y = Neg(b)}"
-    )
+    text = HEAD + SIGNATURE + "{a = Mul(x, w) b = Softmax <axis = 1> (a) y = Neg(b)}"
     kinds: Counter[str] = Counter()
     for sentence, variant in perturb(model(text)):
         assert not same_graph(variant, model(text))
         kinds[sentence.split()[0]] += 1
         ir.passes.common.CheckerPass(full_check=True)(variant)
-    # Two interior values; one constant; one axis, which goes one way; two float types.
-    assert kinds == {"another": 2, "a": 1, "b": 1, "constant": 1, "b_has": 0, "all": 2} or sum(kinds.values()) == 8
+    # Two interior values, one constant, an axis that can go one way only, two float types.
+    assert kinds == {"another": 2, "a": 1, "b": 1, "constant": 1, "axis": 1, "all": 2}
 
 
 def test_perturb_repeats_with_its_seed() -> None:

@@ -40,7 +40,9 @@ class Builder:
     a constant of the first input's dtype; integers and lists of them become int64. Nothing is written to the graph.
     """
 
-    def __init__(self, names: Names, prefix: str, opsets: dict[str, int], *, inline_constants: bool = False) -> None:
+    def __init__(
+        self, names: Names, prefix: str, opsets: dict[str, int], *, inline_constants: bool = False
+    ) -> None:
         self.nodes: list[ir.Node] = []
         self.constants: list[ir.Value] = []
         self._names = names
@@ -65,7 +67,11 @@ class Builder:
     def copy(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> ir.Value:
         """Return the first output of a node like the given one, attributes and all, with other inputs."""
         twin = ir.node(
-            node.op_type, inputs, attributes=node.attributes, domain=node.domain, num_outputs=len(node.outputs)
+            node.op_type,
+            inputs,
+            attributes=node.attributes,
+            domain=node.domain,
+            num_outputs=len(node.outputs),
         )
         self._finish(twin)
         return twin.outputs[0]
@@ -78,7 +84,9 @@ class Builder:
             self._finish(node)
             return node.outputs[0]
         shape = ir.Shape(tensor.shape)
-        value = ir.Value(name=self._fresh(name), type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
+        value = ir.Value(
+            name=self._fresh(name), type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor
+        )
         self.constants.append(value)
         return value
 

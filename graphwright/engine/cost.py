@@ -44,43 +44,17 @@ _PER_OUTPUT: dict[str, int] = {
     **dict.fromkeys(("Swish", "QuickGelu"), _TRANSCENDENTAL + 2),
 }
 _REDUCTIONS = frozenset(
-    {
-        "ReduceSum",
-        "ReduceMean",
-        "ReduceMax",
-        "ReduceMin",
-        "ReduceProd",
-        "ReduceL2",
-        "ArgMax",
-        "ArgMin",
-        "CumSum",
-    }
+    [
+        *("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL2"),
+        *("ArgMax", "ArgMin", "CumSum"),
+    ]
 )
 # No arithmetic: these move numbers, or only change how they are read.
 _MOVES = frozenset(
     [
-        *(
-            "Transpose",
-            "Concat",
-            "Slice",
-            "Split",
-            "Expand",
-            "Cast",
-            "Pad",
-            "Tile",
-            "Trilu",
-            "Gather",
-            "Range",
-        ),
-        *(
-            "GatherElements",
-            "GatherND",
-            "ScatterND",
-            "ScatterElements",
-            "ConstantOfShape",
-            "OneHot",
-            "CastLike",
-        ),
+        *("Transpose", "Concat", "Slice", "Split", "Expand", "Pad", "Tile", "Trilu", "Cast", "CastLike"),
+        *("Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND", "OneHot"),
+        *("ConstantOfShape", "Range"),
     ]
 )
 _VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape", "Size", "Constant"})

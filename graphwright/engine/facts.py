@@ -4,7 +4,9 @@ Rules ask these functions instead of raw fields of onnx_ir, because two of those
 that callers may override still carries a ``const_value``, and two unknown dimensions compare equal.
 """
 
+from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -164,14 +166,30 @@ def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
             yield from given.as_graphs()
 
 
-def graphs(model: ir.Model) -> Iterator[ir.Graph]:
+@dataclass(frozen=True)
+class Scope:
+    """A graph, the operator sets its nodes are read with, and whether it is the body of a model-local function."""
+
+    graph: ir.Graph
+    opsets: dict[str, int]
+    is_function: bool = False
+
+
+def scopes(model: ir.Model) -> Iterator[Scope]:
     """Yield every graph of a model: the main one, those inside nodes, those of model-local functions."""
-    pending = [model.graph, *(function.graph for function in model.functions.values())]
+    pending = deque([Scope(model.graph, model.opset_imports)])
+    for function in model.functions.values():
+        pending.append(Scope(function.graph, function.opset_imports or model.opset_imports, True))
     while pending:
-        graph = pending.pop(0)
-        yield graph
-        for node in graph:
-            pending.extend(subgraphs(node))
+        scope = pending.popleft()
+        yield scope
+        for node in scope.graph:
+            pending.extend(Scope(inner, scope.opsets) for inner in subgraphs(node))
+
+
+def graphs(model: ir.Model) -> Iterator[ir.Graph]:
+    """Yield every graph of a model, in the order of ``scopes``."""
+    return (scope.graph for scope in scopes(model))
 
 
 def describe(value: ir.Value | None) -> str:

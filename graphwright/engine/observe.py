@@ -109,7 +109,9 @@ class Observer:
         """Tell whether the application of this number may be made; one no ends the run's rewriting."""
         return True
 
-    def before_commit(self, application: Application, replacement: Replacement | None, model: ir.Model) -> None:
+    def before_commit(
+        self, application: Application, replacement: Replacement | None, model: ir.Model
+    ) -> None:
         """Called with each application before the graph is edited; raises to stop the run.
 
         A pass that is no rule gives one application with no replacement, after it has run.
@@ -137,7 +139,9 @@ class Record(Observer):
         self.applications: list[Application] = []
         self.outcomes: list[PassOutcome] = []
 
-    def before_commit(self, application: Application, replacement: Replacement | None, model: ir.Model) -> None:
+    def before_commit(
+        self, application: Application, replacement: Replacement | None, model: ir.Model
+    ) -> None:
         """Keep the application."""
         self.applications.append(application)
 
@@ -159,7 +163,9 @@ class PrintChanges(Observer):
 
     def after_pass(self, outcome: PassOutcome, model: ir.Model) -> None:
         """Print what is different now."""
-        diff = unified_diff(self.lines, node_lines(model), f"before {outcome.name}", f"after {outcome.name}", lineterm="")
+        diff = unified_diff(
+            self.lines, node_lines(model), f"before {outcome.name}", f"after {outcome.name}", lineterm=""
+        )
         for line in diff:
             print(line, file=self.stream)
 

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from graphwright.engine import facts
-from graphwright.engine.observe import Application, Observer, PassOutcome
+from graphwright.engine.observe import Application, PassOutcome
 from graphwright.engine.rewrite import Rule, Run, apply_rule
 from graphwright.engine.structure import check_structure
 from graphwright.errors import CheckError, GraphwrightError, PipelineError
@@ -92,7 +92,12 @@ class Catalogue:
         steps = {step.name: step for step in self.steps()}
         if name not in steps:
             near = get_close_matches(name, steps, 3) or sorted(steps)
-            raise PipelineError("pipeline", f"the unknown pass {name!r}", needed="a pass of the catalogue", hint=", ".join(near))
+            raise PipelineError(
+                "pipeline",
+                f"the unknown pass {name!r}",
+                needed="a pass of the catalogue",
+                hint=", ".join(near),
+            )
         return steps[name]
 
     def default(self, target: str) -> Pipeline:
@@ -213,7 +218,9 @@ def _run_step(run: Run, step: Step) -> PassOutcome:
         raise
     except Exception as error:
         found = f"{type(error).__name__}: {error}"
-        raise CheckError(f"pass {step.name}", found, hint=f"leave it out with default,-{step.name}") from error
+        raise CheckError(
+            f"pass {step.name}", found, hint=f"leave it out with default,-{step.name}"
+        ) from error
     applied = run.applied - applied_before
     if applied:
         RemoveUnusedNodesPass()(run.model)
@@ -247,4 +254,3 @@ def _apply_function(run: Run, implementation: FunctionPass, options: Mapping[str
 
 def _count_nodes(model: ir.Model) -> int:
     return sum(graph.num_nodes() for graph in facts.graphs(model))
-

@@ -1,115 +1,27 @@
-"""Rules and their driver: the only code that edits a graph for a rule.
+"""The driver of rules: the only code that edits a graph for a rule.
 
-A rule is data: a name, pattern functions and a rewrite function that share parameter names. The driver finds the
-matches, makes the checks that hold for every rule, lets the rewrite record new nodes, and commits them. A refusal
-on any line leaves the graph as it was.
+It finds the matches, makes the checks that hold for every rule, lets the rewrite record new nodes, and commits
+them. A refusal on any line leaves the graph as it was.
 """
 
-import inspect
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
-from graphwright.engine import facts, pattern
-from graphwright.engine.builder import Builder, Names
-from graphwright.engine.observe import Application, MissRecord, Observer, Reason, RefusalRecord, Replacement
-from graphwright.engine.pattern import GraphPattern, Match, Matcher
+from graphwright.engine import facts
+from graphwright.engine.builder import Builder
+from graphwright.engine.match import Match, Matcher
+from graphwright.engine.observe import Application, MissRecord, Reason, RefusalRecord, Replacement
+from graphwright.engine.pattern import GraphPattern
+from graphwright.engine.rule import Refusal, Rule, Run, arguments, require, traced
+from graphwright.errors import CheckError
 
 __all__ = ["Builder", "Reason", "Refusal", "Rule", "Run", "apply_rule", "require"]
 
 RULE, NUMBER, SOURCES = "graphwright.rule", "graphwright.application", "graphwright.sources"
 
-
-class Refusal(Exception):  # noqa: N818 - control flow, not an error: it never leaves the driver
-    """A rewrite's no, with its reason."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
-
-
-def require(condition: bool, reason: Reason, detail: str) -> None:
-    """Refuse the rewrite unless the condition holds.
-
-    Raises:
-        Refusal: the condition is false.
-    """
-    if not condition:
-        raise Refusal(reason, detail)
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A named rewrite: patterns, and a function from what they bind to the replacing value or values.
-
-    The rewrite takes a ``Builder`` and any of the names that the patterns bind; a name that the match did not bind
-    arrives as the parameter's default, or None, and ``**others`` takes what has no parameter of its own.
-    """
-
-    name: str
-    patterns: tuple[Callable[..., Any], ...]
-    rewrite: Callable[..., Any]
-    min_opset: int = 13
-
-    @property
-    def doc(self) -> str:
-        """The documentation of the file that defines the rule."""
-        module = inspect.getmodule(self.rewrite)
-        return (module.__doc__ or "") if module else ""
-
-
-@dataclass
-class Run:
-    """What one run of a pipeline shares between its passes."""
-
-    model: ir.Model
-    observers: Sequence[Observer] = ()
-    applied: int = 0
-    stopped: bool = False
-    refusals: list[RefusalRecord] = field(default_factory=list)
-    misses: list[MissRecord] = field(default_factory=list)
-    explain: bool = False
-    _names: Names | None = None
-
-    @property
-    def names(self) -> Names:
-        """The names in use; read from the model when first asked for."""
-        if self._names is None:
-            self._names = Names(self.model)
-        return self._names
-
-    def replace_model(self, model: ir.Model) -> None:
-        """Go on with another model, which a pass has made."""
-        self.model, self._names = model, None
-
-    def may_apply(self) -> bool:
-        """Tell whether every observer allows the next application."""
-        self.stopped = self.stopped or not all(each.should_apply(self.applied + 1) for each in self.observers)
-        return not self.stopped
-
-
-@lru_cache(maxsize=1024)
-def _traced(function: Callable[..., Any]) -> GraphPattern:
-    return pattern.trace(function)
-
-
-@lru_cache(maxsize=1024)
-def _parameters(function: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
-    """Return the names a rewrite takes with their defaults, and whether it takes all others too."""
-    parameters = list(inspect.signature(function).parameters.values())[1:]
-    named = [each for each in parameters if each.kind is not each.VAR_KEYWORD]
-    defaults = {each.name: None if each.default is each.empty else each.default for each in named}
-    return defaults, len(named) < len(parameters)
-
-
-def _arguments(function: Callable[..., Any], bindings: dict[str, Any]) -> dict[str, Any]:
-    defaults, takes_all = _parameters(function)
-    known = {name: value for name, value in bindings.items() if takes_all or name in defaults}
-    return defaults | known
+# A rule makes a graph smaller with each application, so it cannot apply more often than this for each node.
+MOST_PER_NODE = 4
 
 
 def apply_rule(rule: Rule, run: Run) -> int:
@@ -119,14 +31,13 @@ def apply_rule(rule: Rule, run: Run) -> int:
         The number of applications made. Refusals and misses of the last sweep are added to the run.
     """
     before = run.applied
-    for graph in list(facts.graphs(run.model)):
-        opset = run.model.opset_imports.get("", 0)
-        function = next((each for each in run.model.functions.values() if each.graph is graph), None)
-        if function is not None:
-            opset = function.opset_imports.get("", opset)
-        sweep = _Sweep(rule, run, graph, opset, function is not None)
+    for scope in list(facts.scopes(run.model)):
+        limit = run.applied + MOST_PER_NODE * (scope.graph.num_nodes() + 1)
+        sweep = _Sweep(rule, run, scope)
         while sweep.run_once():
-            pass
+            if run.applied > limit:
+                found = f"{run.applied - before} applications to a graph of {scope.graph.num_nodes()} nodes"
+                raise CheckError(f"pass {rule.name}", found, needed="a rule that ends")
         run.refusals.extend(sweep.refusals)
         run.misses.extend(sweep.misses)
     return run.applied - before
@@ -135,9 +46,10 @@ def apply_rule(rule: Rule, run: Run) -> int:
 class _Sweep:
     """One rule on one graph."""
 
-    def __init__(self, rule: Rule, run: Run, graph: ir.Graph, opset: int, is_function: bool) -> None:
-        self.rule, self.run, self.graph = rule, run, graph
-        self.opset, self.is_function = opset, is_function
+    def __init__(self, rule: Rule, run: Run, scope: facts.Scope) -> None:
+        self.rule, self.run, self.graph = rule, run, scope.graph
+        self.opset, self.is_function = scope.opsets.get("", 0), scope.is_function
+        self.opsets = scope.opsets
         self.refusals: list[RefusalRecord] = []
         self.misses: list[MissRecord] = []
         self.order: dict[ir.Node, int] = {}
@@ -150,7 +62,7 @@ class _Sweep:
         for node in self.order:
             by_operator.setdefault((node.domain, node.op_type), []).append(node)
         before = self.run.applied
-        for each in map(_traced, self.rule.patterns):
+        for each in map(traced, self.rule.patterns):
             roots = [node for pair in each.root_ops for node in by_operator.get(pair, ())]
             for node in roots:
                 if node.graph is self.graph and not self.run.stopped:
@@ -192,9 +104,9 @@ class _Sweep:
         return True
 
     def _build(self, match: Match) -> tuple[Builder, tuple[ir.Value, ...]]:
-        opsets = {"": self.opset, "com.microsoft": 1}
+        opsets = {"com.microsoft": 1, **self.opsets}
         builder = Builder(self.run.names, self.rule.name, opsets, inline_constants=self.is_function)
-        result = self.rule.rewrite(builder, **_arguments(self.rule.rewrite, match.bindings))
+        result = self.rule.rewrite(builder, **arguments(self.rule.rewrite, match.bindings))
         return builder, result if isinstance(result, tuple) else (result,)
 
     def _anchor(self, match: Match, builder: Builder, outputs: Sequence[ir.Value]) -> ir.Node:
@@ -210,11 +122,17 @@ class _Sweep:
         users = [user for value in match.outputs for user, _ in value.uses() if user not in match.nodes]
         first_user = min((self._position(user) for user in users), default=len(self.order))
         fits = last_input < self._position(latest) < first_user
-        require(fits, Reason.ORDER, f"inputs reach behind {facts.place(earliest)}, users stand before {facts.place(latest)}")
+        require(
+            fits,
+            Reason.ORDER,
+            f"inputs reach behind {facts.place(earliest)}, users stand before {facts.place(latest)}",
+        )
         return latest
 
     def _position(self, node: ir.Node) -> int:
-        while node.graph is not self.graph:  # a user inside a subgraph stands where the node that carries it stands
+        while (
+            node.graph is not self.graph
+        ):  # a user inside a subgraph stands where the node that carries it stands
             carrier = _carrier(node.graph, self.graph)
             if carrier is None:
                 return -1
@@ -222,12 +140,21 @@ class _Sweep:
         return self.order[node]
 
     def _commit(
-        self, graph_pattern: GraphPattern, match: Match, builder: Builder, outputs: tuple[ir.Value, ...], anchor: ir.Node
+        self,
+        graph_pattern: GraphPattern,
+        match: Match,
+        builder: Builder,
+        outputs: tuple[ir.Value, ...],
+        anchor: ir.Node,
     ) -> None:
         run = self.run
         names = tuple(facts.place(node) for node in match.nodes)
         application = Application(
-            run.applied + 1, self.rule.name, graph_pattern.name, "" if self.graph is run.model.graph else self.graph.name or "", names
+            run.applied + 1,
+            self.rule.name,
+            graph_pattern.name,
+            "" if self.graph is run.model.graph else self.graph.name or "",
+            names,
         )
         replacement = Replacement(
             tuple(_external(match, builder)),
@@ -252,9 +179,7 @@ class _Sweep:
                 {RULE: self.rule.name, NUMBER: str(application.number), SOURCES: "\n".join(sources)}
             )
             self.order[node] = self.order[anchor]
-            self.run.model.opset_imports.setdefault(node.domain, 1)
-            if node.domain and self.is_function:
-                self.graph.opset_imports.setdefault(node.domain, 1)
+            self.opsets.setdefault(node.domain, 1)
         for value in builder.constants:
             self.graph.register_initializer(value)
         self.graph.insert_before(anchor, builder.nodes)
@@ -295,7 +220,11 @@ def _check_interior(match: Match) -> None:
 def _check_output(old: ir.Value, new: ir.Value) -> None:
     """Refuse where dtype or shape would change; what is unknown on one side is taken from the other."""
     known = old.dtype is not None and new.dtype is not None
-    require(not known or old.dtype == new.dtype, Reason.OUTPUT_TYPE, f"{old.name} is {old.dtype}, would be {new.dtype}")
+    require(
+        not known or old.dtype == new.dtype,
+        Reason.OUTPUT_TYPE,
+        f"{old.name} is {old.dtype}, would be {new.dtype}",
+    )
     if old.shape is None or new.shape is None:
         return
     detail = f"{facts.describe(old)} would become {facts.describe(new)}"

@@ -24,7 +24,7 @@ class Evaluator(Protocol):
 
 
 class Prepare(Protocol):
-    """Makes a model ready to run on several inputs; raises as an ``Evaluator`` does, now or when it is called."""
+    """Makes a model ready to run on several inputs; raises as an ``Evaluator`` does, now or later."""
 
     def __call__(self, model: ir.Model, *, double: bool = False) -> Callable[[Inputs], dict[str, np.ndarray]]:
         """Return what runs the model."""
@@ -49,6 +49,8 @@ class Verification:
     worst_where: str = ""
     differences: list[Difference] = field(default_factory=list)
     unverified: list[Unverified] = field(default_factory=list)
+    # Applications that are right only because of what the nodes before them prove.
+    in_context: list[str] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -85,6 +87,7 @@ class Verification:
             "worst_where": self.worst_where,
             "differences": [each.to_json() for each in self.differences],
             "unverified": [asdict(each) for each in self.unverified],
+            "in_context": list(self.in_context),
         }
 
 

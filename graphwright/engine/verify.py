@@ -91,6 +91,8 @@ class RegionVerifier(Observer):
                 in_context = region_models(replacement, model, in_context=True)
                 if _size(in_context) > _size(alone):
                     result = self._check(application, *in_context)
+                    proven = result.points and result.fault is None
+                    self.verification.in_context.extend([str(application)] if proven else [])
         except RequestError as error:
             result = Outcome(reasons=[str(error)])
         self._keep(application, result)

@@ -4,7 +4,6 @@ Each weight is read and written once, in the order of the graph, so that memory 
 files are written from their mapping and let go, lazy tensors are evaluated, written and dropped.
 """
 
-import mmap
 import os
 import secrets
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import BinaryIO
 import onnx_ir as ir
 from google.protobuf.message import EncodeError  # type: ignore[import-untyped]  # no stubs among the pins
 
+from graphwright.engine.weights import let_pages_go
 from graphwright.errors import OutputError
 
 # Smaller tensors stay inside the .onnx file: shapes and axes are read by shape inference.
@@ -135,17 +135,11 @@ def chunks(tensor: ir.TensorProtocol) -> Iterator[bytes | memoryview]:
             with mapping[begin : min(begin + _CHUNK, end)] as piece:
                 yield piece
     if was_mapped:
-        _let_pages_go(tensor)
+        let_pages_go(tensor)
         return
     # Another thread may hold the array by now; then the mapping goes with it.
     with suppress(BufferError):
         tensor.release()
-
-
-def _let_pages_go(tensor: ir.ExternalTensor) -> None:
-    """Give the pages of a mapping back: it is read-only, so they come back from the file when needed."""
-    if tensor.raw is not None and hasattr(mmap, "MADV_DONTNEED"):
-        tensor.raw.madvise(mmap.MADV_DONTNEED)
 
 
 def _keep_mapped(model: ir.Model, target: Path) -> None:

@@ -20,7 +20,7 @@ import torch
 
 from graphwright.errors import ExportError
 from graphwright.frontends import Arrays, Source
-from graphwright.frontends.call import NamedCall, inference, named_arguments, to_numpy, to_torch
+from graphwright.frontends.torch_call import NamedCall, inference, named_arguments, to_numpy, to_torch
 from graphwright.frontends.dims import name_dims
 from graphwright.frontends.onnx import sha256_of
 

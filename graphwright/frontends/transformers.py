@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from graphwright.errors import ExportError, LoadError, UsageError
 from graphwright.frontends import Source
-from graphwright.frontends.call import named_arguments
+from graphwright.frontends.torch_call import named_arguments
 from graphwright.frontends.torch import trace
 
 # Hugging Face task -> the class that loads it.

@@ -64,7 +64,14 @@ DEFAULTS: dict[str, tuple[str, ...]] = {
         "fuse-bias-gelu",
         "clean-up",
     ),
-    "ort-cuda": (*_LIFTED, "simplify-attention-mask", "pack-qkv", "fuse-skip-layer-norm", "fuse-bias-gelu", "clean-up"),
+    "ort-cuda": (
+        *_LIFTED,
+        "simplify-attention-mask",
+        "pack-qkv",
+        "fuse-skip-layer-norm",
+        "fuse-bias-gelu",
+        "clean-up",
+    ),
 }
 
 CATALOGUE = Catalogue({"lift": LIFT, "transform": TRANSFORM, "lower": LOWER}, DEFAULTS)

@@ -1,7 +1,8 @@
-"""What the passes over attention share: guards on sizes, and the form of mask that every runtime takes; no rule.
+"""What the passes over attention share: guards on sizes, and the mask that every runtime takes; no rule.
 
-Attention-24 broadcasts its mask to [B, H, S, T]. ONNX Runtime 1.31 does so over B and H only, and fails on a last
-size but one that is 1 or missing. A last size that is short of T is padded with -inf, where addition would repeat it.
+Attention-24 broadcasts its mask to [B, H, S, T]. ONNX Runtime 1.31 does so over B and H only, and fails on a mask
+of one axis or whose last size but one is 1. A last size that is short of T is padded with -inf, where addition
+would repeat it.
 """
 
 import onnx_ir as ir
@@ -37,7 +38,7 @@ def require_sizes(q: ir.Value, k: ir.Value, v: ir.Value) -> None:
 
 
 def require_swaps_last_axes(k: ir.Value, flat: ir.Value, swapped: ir.Value) -> None:
-    """Refuse [B,H,T,D] -> ``flat`` [B*H,D,T] -> ``swapped`` [B,H,D,T] unless only batch and heads are reshaped."""
+    """Refuse unless [B,H,T,D] -> ``flat`` [B*H,D,T] -> ``swapped`` [B,H,D,T] keeps T and D as they are."""
     require_four_axes(swapped)
     for value, axis, other in ((flat, 1, 3), (flat, 2, 2), (swapped, 0, 0), (swapped, 1, 1), (swapped, 2, 3)):
         require_same(value, axis, k, other)
@@ -65,7 +66,7 @@ def require_mask_as_long_as_keys(mask: ir.Value, k: ir.Value) -> None:
 
 
 def spread(op: Builder, mask: ir.Value, q: ir.Value, k: ir.Value) -> ir.Value:
-    """Return a mask with the lengths of queries and keys as its last two sizes, expanded where they are not known."""
+    """Return a mask whose last two sizes are the lengths of queries and keys, expanded unless they are known."""
     rows, columns = facts.dim(q, 2), facts.dim(k, 2)
     if facts.same_dim(facts.dim(mask, -2), rows) and facts.same_dim(facts.dim(mask, -1), columns):
         return mask

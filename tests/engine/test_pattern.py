@@ -7,7 +7,8 @@ import onnx_ir as ir
 import pytest
 
 from graphwright.engine import pattern
-from graphwright.engine.pattern import AnyOf, Matcher, Op, Output, PatternOps, Var
+from graphwright.engine.match import Matcher, Miss
+from graphwright.engine.pattern import AnyOf, Op, Output, PatternOps, Var
 from graphwright.testing import model
 
 HEAD = '<ir_version: 10, opset_import: ["" : 21]> g (float[N, 4] x, float[N, 4] z) => (float[N, 4] y)'
@@ -28,7 +29,7 @@ def bindings(function: Callable[..., Any], given: ir.Model) -> list[dict[str, An
     return [dict(match.bindings) for node in given.graph for match in Matcher(traced).matches(node)]
 
 
-def miss(function: Callable[..., Any], given: ir.Model, index: int) -> pattern.Miss:
+def miss(function: Callable[..., Any], given: ir.Model, index: int) -> Miss:
     matcher = Matcher(pattern.trace(function))
     assert not list(matcher.matches(given.graph[index]))
     return matcher.miss

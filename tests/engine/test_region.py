@@ -9,7 +9,7 @@ from graphwright.engine.observe import Application, Observer, Replacement
 from graphwright.engine.pattern import Op, PatternOps, Var
 from graphwright.engine.pipeline import Pipeline, Step, run_pipeline
 from graphwright.engine.region import region_models
-from graphwright.engine.rewrite import Builder, Rule, Run
+from graphwright.engine.rewrite import Rule, Run
 from graphwright.engine.verification import Evaluator
 from graphwright.errors import RequestError
 
@@ -95,8 +95,9 @@ def test_an_overridable_initializer_is_an_input_of_the_region() -> None:
 
 def test_a_computed_shape_comes_along_with_the_nodes_that_compute_it(evaluate: Evaluator) -> None:
     text = (
-        "g (float[B, S, 6] x, float[B, S] z) => (y) <int64[2] tail = {2, 3}, int64[1] from = {0}, int64[1] to = {2}>"
-        "{s = Shape(z) d = Slice(s, from, to) size = Concat<axis = 0>(d, tail) r = Reshape(x, size) y = Neg(r)}"
+        "g (float[B, S, 6] x, float[B, S] z) => (y) "
+        "<int64[2] tail = {2, 3}, int64[1] from = {0}, int64[1] to = {2}> {s = Shape(z) "
+        "d = Slice(s, from, to) size = Concat<axis = 0>(d, tail) r = Reshape(x, size) y = Neg(r)}"
     )
     before, after = regions(text, SWAPPED).alone[0]
     assert [value.name for value in before.graph.inputs] == ["x", "z"]
@@ -124,7 +125,8 @@ def test_in_context_integers_and_booleans_are_made_as_in_the_host() -> None:
         lambda op, x, a, b: op.Where(x, op.Neg(a), op.Neg(b)),
     )
     cut = regions(
-        "g (int64[B] ids, float[B] a, float[B] b) => (y) {p = Cast<to = 9>(ids) q = Not(p) w = Where(q, a, b) y = Neg(w)}",
+        "g (int64[B] ids, float[B] a, float[B] b) => (y) "
+        "{p = Cast<to = 9>(ids) q = Not(p) w = Where(q, a, b) y = Neg(w)}",
         chosen,
     )
     assert [value.name for value in cut.alone[0][0].graph.inputs] == ["q", "a", "b"]
@@ -156,7 +158,8 @@ def test_regions_inside_functions_are_cut() -> None:
 def test_a_node_that_takes_its_attribute_from_the_caller_means_nothing_alone() -> None:
     model = ir.from_onnx_text(
         HEADER + "g (float[N] x) => (float[N] y) {y = local.leak <s = 0.5> (x)}"
-        '<domain: "local", opset_import: ["": 20]> leak <s> (a) => (c) {b = LeakyRelu<alpha: float = @s>(a) c = Neg(b)}'
+        '<domain: "local", opset_import: ["": 20]> leak <s> (a) => (c) '
+        "{b = LeakyRelu<alpha: float = @s>(a) c = Neg(b)}"
     )
     model.opset_imports["local"] = 1
     leaky = Rule(

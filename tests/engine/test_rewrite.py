@@ -10,6 +10,7 @@ from graphwright.engine.observe import Application, Observer, Reason, Record, Re
 from graphwright.engine.pattern import Op, PatternOps, Var
 from graphwright.engine.rewrite import Builder, Rule, Run, apply_rule, require, source_names
 from graphwright.engine.structure import check_onnx, check_structure
+from graphwright.errors import CheckError
 from graphwright.runtime.reference import evaluate
 from graphwright.testing import model
 
@@ -248,3 +249,22 @@ def test_a_float_among_the_inputs_takes_the_dtype_of_the_first_value() -> None:
     assert value.dtype == ir.DataType.DOUBLE
     with pytest.raises(TypeError, match="dtype of the constant"):
         Builder(Run(given).names, "p", {"": 24}).Relu(0.5)
+
+
+def test_a_rule_that_never_ends_is_stopped_and_named() -> None:
+    def again(op: Builder, x: ir.Value) -> Any:
+        return op.Relu(x)
+
+    with pytest.raises(CheckError, match="pass forever.*a rule that ends"):
+        run_rule(Rule("forever", (lambda op, x: op.Relu(x),), again), graph("y = Relu(x)"))
+
+
+def test_a_subgraph_of_a_function_is_read_with_the_functions_opset() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 24, "local" : 1]>
+    g (float[N, 4] x, bool c) => (float[N, 4] y) { y = local.choose(x, c) }
+    <domain: "local", opset_import: ["" : OPSET]> choose (a, c) => (b) {
+        b = If<then_branch = t () => (p) { s = Sigmoid(a) p = Mul(a, s) }, else_branch = e () => (q) { q = Neg(a) }>(c)
+    }"""
+    rule = Rule("to-relu", (own_sigmoid,), lambda op, x: op.Relu(x), min_opset=20)
+    assert run_rule(rule, model(text.replace("OPSET", "18"))).applied == 0
+    assert run_rule(rule, model(text.replace("OPSET", "21"))).applied == 1

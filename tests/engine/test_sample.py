@@ -58,7 +58,7 @@ def test_a_hostile_dimension_is_a_name_and_not_computed(text: str) -> None:
         "(float[9, 4] t, int64[M, N] i) => (y) {y = Gather(t, i)}",
         "(float[4, 9] t, int64[M, N] i) => (y) {y = Gather<axis = -1>(t, i)}",
         "(float[V, 4] t, int32[M, N] i) => (y) {w = Cast<to = 7>(i) f = Flatten(w) y = Gather(t, f)}",
-        "(float[11, 4] t, int64[M, N] i) => (y) {c = Constant<value = int64 {2}>() j = Add(c, i) y = Gather(t, j)}",
+        "(float[11, 4] t, int64[M, N] i) => (y) {c = Constant<value_int=2>() j = Add(c, i) y = Gather(t, j)}",
         "(float[50, 4] t, float[9, 4] u, int64[M, N] i) => (y, z) {y = Gather(t, i) z = Gather(u, i)}",
         "(int64[M, N] i) => (y) {d = Constant<value = int64 {9}>() v = Constant<value = float[2] {0, 1}>() "
         "y = OneHot(i, d, v)}",
@@ -79,8 +79,9 @@ def test_indices_are_followed_into_functions_and_loop_bodies() -> None:
 
 
 def test_an_index_wins_over_a_comparison() -> None:
-    text = "g (float[9, 4] t, int64[N] ids) => (y, z) {y = Gather(t, ids) p = Constant<value = int64 {1}>() z = Equal(ids, p)}"
-    assert draw(text, N=100)["ids"].max() == 8
+    body = "{y = Gather(t, i) p = Constant<value_int = 1>() z = Equal(i, p)}"
+    text = "g (float[9, 4] t, int64[N] i) => (y, z) " + body
+    assert draw(text, N=100)["i"].max() == 8
 
 
 def test_indices_into_a_table_of_unknown_size_are_refused() -> None:

@@ -25,7 +25,9 @@ MASKED = f"{TRANSPOSED} {SCALED} m = Add(z, mask) p = Softmax(m) y = MatMul(p, v
 LOWEST = float(np.finfo(np.float32).min)
 
 
-def layer(body: str, *, mask: str = "", consts: str = "float c = {0.5}", t: str = "float", opset: int = 24) -> ir.Model:
+def layer(
+    body: str, *, mask: str = "", consts: str = "float c = {0.5}", t: str = "float", opset: int = 24
+) -> ir.Model:
     inputs = QKV.format(t=t) + (f", {mask}" if mask else "")
     return model(f"{HEAD.format(opset=opset)} ({inputs}) => ({t}[B,2,S,3] y) <{consts}> {{ {body} }}")
 
@@ -63,8 +65,14 @@ def test_attention_without_a_mask_is_fused() -> None:
         (PLAIN.replace("Mul(s, c)", "Div(s, c)"), 2.0),
         (f"{TRANSPOSED} s = MatMul(q, kt) p = Softmax <axis = 3> (s) y = MatMul(p, v)", 1.0),
         (f"{TRANSPOSED} a = Mul(q, c) b = Mul(c, kt) s = MatMul(a, b) p = Softmax(s) y = MatMul(p, v)", 0.25),
-        (f"{TRANSPOSED} a = Div(q, c) b = Mul(kt, c) {SCALED.replace('q, kt', 'a, b')} p = Softmax(z) y = MatMul(p, v)", 0.5),
-        ("kc = Mul(k, c) kt = Transpose <perm = [0, 1, 3, 2]> (kc) s = MatMul(q, kt) p = Softmax(s) y = MatMul(p, v)", None),
+        (
+            f"{TRANSPOSED} a = Div(q, c) b = Mul(kt, c) {SCALED.replace('q, kt', 'a, b')} p = Softmax(z) y = MatMul(p, v)",
+            0.5,
+        ),
+        (
+            "kc = Mul(k, c) kt = Transpose <perm = [0, 1, 3, 2]> (kc) s = MatMul(q, kt) p = Softmax(s) y = MatMul(p, v)",
+            None,
+        ),
     ],
 )
 def test_a_scale_may_stand_at_each_place(body: str, scale: float | None) -> None:
@@ -102,11 +110,15 @@ def test_a_mask_of_both_lengths_is_handed_on(shape: str, body: str) -> None:
     assert_fires(before, FUSE_ATTENTION, 1, after)
 
 
-@pytest.mark.parametrize("shape", ["B,1,1,T", "1,1,1,T", "1,T", "T", "1,S,1", "B,2,S,1", "1", "B,1,1,U", "1,S,U", ""])
+@pytest.mark.parametrize(
+    "shape", ["B,1,1,T", "1,1,1,T", "1,T", "T", "1,S,1", "B,2,S,1", "1", "B,1,1,U", "1,S,U", ""]
+)
 def test_any_other_mask_is_spread_over_both_lengths(shape: str) -> None:
     before = layer(MASKED, mask=f"float[{shape}] mask".replace("[]", ""))
     call = f"{SPREAD} y = Attention <scale = 0.5> (q, k, v, w)"
-    assert_fires(before, FUSE_ATTENTION, 1, fused(call, mask=f"float[{shape}] mask".replace("[]", "")), regions=False)
+    assert_fires(
+        before, FUSE_ATTENTION, 1, fused(call, mask=f"float[{shape}] mask".replace("[]", "")), regions=False
+    )
 
 
 def test_a_choice_of_the_lowest_number_is_raised_a_little() -> None:
@@ -124,14 +136,21 @@ def test_a_choice_of_the_lowest_number_is_raised_a_little() -> None:
 
 def test_a_mask_that_others_use_is_shared_not_taken() -> None:
     consts = f"float c = {{0.5}}, float zero = {{0}}, float low = {{{LOWEST}}}"
-    body = "mask = Where(keep, zero, low) " + MASKED.replace("y = ", "x = ") + " n = ReduceMax(mask) y = Mul(x, n)"
+    body = (
+        "mask = Where(keep, zero, low) "
+        + MASKED.replace("y = ", "x = ")
+        + " n = ReduceMax(mask) y = Mul(x, n)"
+    )
     after = assert_fires(layer(body, mask="bool[B,1,S,T] keep", consts=consts), FUSE_ATTENTION)
     assert sorted(node.op_type for node in after.graph) == ["Attention", "Mul", "ReduceMax", "Where", "Where"]
 
 
 @pytest.mark.parametrize(
     ("choice", "after"),
-    [("Where(mask, z, low)", "w = Where(mask, zero, low)"), ("Where(mask, low, z)", "w = Where(mask, low, zero)")],
+    [
+        ("Where(mask, z, low)", "w = Where(mask, zero, low)"),
+        ("Where(mask, low, z)", "w = Where(mask, low, zero)"),
+    ],
 )
 @pytest.mark.parametrize("number", ["-1e30", "-3.4028234663852886e38"])
 def test_a_mask_that_selects_is_added(choice: str, after: str, number: str) -> None:
@@ -152,7 +171,12 @@ GUARD = "n = IsNaN(p) g = Where(n, zero, p) y = MatMul(g, v)"
 def test_rows_without_a_key_may_be_guarded() -> None:
     body = MASKED.replace("y = MatMul(p, v)", GUARD)
     before = layer(body, mask="float[S,T] mask", consts="float c = {0.5}, float[1] zero = {0}")
-    assert_fires(before, FUSE_ATTENTION, 1, fused("y = Attention <scale = 0.5> (q, k, v, mask)", mask="float[S,T] mask"))
+    assert_fires(
+        before,
+        FUSE_ATTENTION,
+        1,
+        fused("y = Attention <scale = 0.5> (q, k, v, mask)", mask="float[S,T] mask"),
+    )
 
 
 def test_softmax_in_float32_is_stated() -> None:
@@ -169,7 +193,9 @@ def test_two_layers_are_fused_one_by_one() -> None:
         second = re.sub(rf"\b{name}\b", f"{name}2", second)
     body = MASKED.replace("y =", "x =") + " " + second
     inputs = "float[B,2,S,4] q, float[B,2,T,4] k, float[B,2,T,4] v, float[B,2,T,4] k2, float[B,2,T,4] v2, float[S,T] mask"
-    before = model(f"{HEAD.format(opset=24)} ({inputs}) => (float[B,2,S,4] y) <float c = {{0.5}}> {{ {body} }}")
+    before = model(
+        f"{HEAD.format(opset=24)} ({inputs}) => (float[B,2,S,4] y) <float c = {{0.5}}> {{ {body} }}"
+    )
     assert_fires(before, FUSE_ATTENTION, 2)
 
 
@@ -264,7 +290,9 @@ def test_refuses_to_add_a_number_that_float16_cannot_hold() -> None:
     assert_refuses(before, FUSE_ATTENTION, Reason.DTYPE)
 
 
-@pytest.mark.parametrize("consts", ["float[1,1,1,1,1] c = {0.5}", "float c = {0.5}, float[1,1,1,1,1] low = {-1e30}"])
+@pytest.mark.parametrize(
+    "consts", ["float[1,1,1,1,1] c = {0.5}", "float c = {0.5}, float[1,1,1,1,1] low = {-1e30}"]
+)
 def test_refuses_numbers_that_add_axes(consts: str) -> None:
     body = MASKED.replace("Add(z, mask)", "Where(mask, z, low)") if "low" in consts else PLAIN
     mask = ", bool[S,T] mask" if "low" in consts else ""
@@ -275,7 +303,9 @@ def test_refuses_numbers_that_add_axes(consts: str) -> None:
 
 def test_refuses_a_mask_of_five_axes() -> None:
     inputs = QKV.format(t="float") + ", float[1,B,1,S,T] mask"
-    before = model(f"{HEAD.format(opset=24)} ({inputs}) => (float[1,B,2,S,3] y) <float c = {{0.5}}> {{ {MASKED} }}")
+    before = model(
+        f"{HEAD.format(opset=24)} ({inputs}) => (float[1,B,2,S,3] y) <float c = {{0.5}}> {{ {MASKED} }}"
+    )
     assert_refuses(before, FUSE_ATTENTION, Reason.RANK)
 
 
@@ -309,7 +339,12 @@ def test_refuses_sizes_that_only_a_product_broadcasts(q: str, k: str, v: str, re
 
 @pytest.mark.parametrize(
     ("shape", "q_batch", "reason"),
-    [("3,1,S,T", "1", Reason.SHAPE), ("A,1,S,T", "1", Reason.UNKNOWN), ("B,1,R,T", "B", Reason.UNKNOWN), ("3,S,T", "B", Reason.SHAPE)],
+    [
+        ("3,1,S,T", "1", Reason.SHAPE),
+        ("A,1,S,T", "1", Reason.UNKNOWN),
+        ("B,1,R,T", "B", Reason.UNKNOWN),
+        ("3,S,T", "B", Reason.SHAPE),
+    ],
 )
 def test_refuses_a_mask_that_may_be_larger_than_the_scores(shape: str, q_batch: str, reason: Reason) -> None:
     inputs = QKV.format(t="float").replace("[B,", f"[{q_batch},") + f", float[{shape}] mask"
@@ -401,7 +436,9 @@ def test_a_reshape_that_mixes_length_and_size_is_not_a_transpose() -> None:
 
 def test_a_number_that_callers_may_replace_is_no_scale() -> None:
     inputs = QKV.format(t="float") + ", float c"
-    before = model(f"{HEAD.format(opset=24)} ({inputs}) => (float[B,2,S,3] y) <float c = {{0.5}}> {{ {PLAIN} }}")
+    before = model(
+        f"{HEAD.format(opset=24)} ({inputs}) => (float[B,2,S,3] y) <float c = {{0.5}}> {{ {PLAIN} }}"
+    )
     assert before.graph.inputs[3].is_initializer()
     assert_refuses(before, FUSE_ATTENTION, Reason.STRUCTURE)
 
@@ -411,7 +448,9 @@ def test_fires_inside_a_branch(body: str) -> None:
     inner = body.replace("y =", "x =")
     branches = f"y = If (on) <then_branch = t () => (float[B,2,S,3] x) {{ {inner} }}, else_branch = e () => (float[B,2,S,3] o) {{ o = MatMul(mask, v) }}>"
     inputs = QKV.format(t="float") + ", float[S,T] mask, bool on"
-    before = model(f"{HEAD.format(opset=24)} ({inputs}) => (float[B,2,S,3] y) <float c = {{0.5}}> {{ {branches} }}")
+    before = model(
+        f"{HEAD.format(opset=24)} ({inputs}) => (float[B,2,S,3] y) <float c = {{0.5}}> {{ {branches} }}"
+    )
     after = assert_fires(before, FUSE_ATTENTION)
     mask = np.zeros((3, 5), np.float32)
     assert_same_numbers(before, after, inputs_of({"B": 2, "S": 3, "T": 5}, mask) | {"on": np.array(True)})
@@ -424,7 +463,9 @@ FORMS = ["B,1,1,T", "1,1,S,T", "S,T", "B,2,S,T", "T", "S,1"]
 @pytest.mark.parametrize("guarded", [False, True])
 @pytest.mark.parametrize("form", FORMS)
 @given(b=SIZES, s=SIZES, t=SIZES, low=st.sampled_from([-np.inf, -1e30, -1e4]), seed=st.integers(0, 99))
-def test_same_numbers_for_added_masks(form: str, guarded: bool, b: int, s: int, t: int, low: float, seed: int) -> None:
+def test_same_numbers_for_added_masks(
+    form: str, guarded: bool, b: int, s: int, t: int, low: float, seed: int
+) -> None:
     body = MASKED.replace("y = MatMul(p, v)", GUARD) if guarded else MASKED
     before = layer(body, mask=f"float[{form}] mask", consts="float c = {0.5}, float[1] zero = {0}")
     after = apply(before, FUSE_ATTENTION)

@@ -35,6 +35,10 @@ EXAMPLES = {
         "{p = Gemm <alpha = 0.5, transA = 1, transB = 1> (a, b) y = Add(p, c)}",
         "(float[4, M] a) => (float[M, 5] y) <float[5, 4] b, float[5] c> ",
     ),
+    "transposed gemm, bias of the rows": text(
+        "{p = Gemm <transA = 1> (a, b) y = Add(p, c)}",
+        "(float[4, M] a, float[M, 1] c) => (float[M, 5] y) <float[4, 5] b> ",
+    ),
     "half precision": text(signature=SIGNATURE.replace("float", "float16")),
     "double": text(signature=SIGNATURE.replace("float", "double")),
 }

@@ -105,6 +105,14 @@ def test_a_bias_of_one_number_stays_a_sum() -> None:
     assert_fires(model(text(signature=signature)), FUSE_LAYER_NORM, after=after)
 
 
+def test_a_scaled_value_with_other_users_keeps_its_sum() -> None:
+    signature = SIGNATURE.replace("8] y)", "8] y, float[B, S, 8] z)")
+    after = text(
+        "s = LayerNormalization <epsilon = 0.00001> (x, w) y = Add(s, b) z = Exp(s)", signature=signature
+    )
+    assert_fires(model(text(BODY + " z = Exp(s)", signature=signature)), FUSE_LAYER_NORM, after=after)
+
+
 def test_the_cast_in_front_stays_for_its_other_users() -> None:
     signature = HALF[0].replace("(float16[B, S, 8] y)", "(float16[B, S, 8] y, float[B, S, 8] x)")
     assert_fires(model(text(HALF[1], CONSTANTS, signature)), FUSE_LAYER_NORM)

@@ -153,6 +153,28 @@ def test_refuses_with_the_reason(name: str) -> None:
     assert_refuses(model(source), FUSE_RMS_NORM, reason)
 
 
+def test_a_cast_whose_type_the_caller_sets_is_refused() -> None:
+    body = HALF[1].replace("to = 10", "to: int = @to")
+    constants = "".join(
+        f"{name} = Constant <{value}> () "
+        for name, value in {
+            "two": "value_float = 2.0",
+            "eps": "value_float = 0.00001",
+            "last": "value_ints = [-1]",
+        }.items()
+    )
+    source = (
+        HEAD.replace("24]", '24, "own": 1]') + "(float16[B, S, 8] h, float16[8] w) => (float16[B, S, 8] y) "
+        "{y = own.norm <to = 10> (h, w)} "
+        f'<domain: "own", opset_import: ["": 24]> norm <to> (h, w) => (y) {{{constants}{body}}}'
+    )
+    before = model(source, infer=False)
+    (function,) = before.functions.values()
+    for inside, outside in zip(function.inputs, before.graph.inputs, strict=True):
+        inside.type, inside.shape = outside.type, outside.shape
+    assert_refuses(before, FUSE_RMS_NORM, Reason.DTYPE)
+
+
 MISSED = {
     "exponent slightly off": text(BODY, CONSTANTS.replace("two = {2}", "two = {1.999}")),
     "another power of the mean": text(

@@ -8,9 +8,9 @@ Before:                                                                    After
                                                                  |                    |
                                                                  y [B,H,S,E]          y
 
-Each scale may be missing, a multiplication or a division. The key's transpose T may be one Transpose, one that also
-splits the heads ([B,T,H,D] -> [B,H,D,T]), or the Reshape, Transpose, Reshape of torch at opset 18. The mask may be
-added, or select between the scores and a number of at most -1e30. Softmax may be computed in float32 between two
+Each scale may be missing, a multiplication or a division. The key's transpose T may be one Transpose, one that
+also splits the heads ([B,T,H,D] -> [B,H,D,T]), or the Reshape, Transpose, Reshape of torch at opset 18. The mask may
+be added, or select between the scores and a number of at most -1e30. Softmax may be computed in float32 between two
 Casts, and rows without any key may be set to zero (``Where(IsNaN(p), 0, p)``).
 
 Shapes:    q [B,H,S,D], k [B,H,T,D], v [B,H,T,E], mask broadcastable to [B,H,S,T]; any of them may be dynamic.
@@ -19,9 +19,9 @@ Refuses:   OPSET below 24; DTYPE not listed (float64: the operator's scale is si
            RANK not 4, or a mask or number of rank above 4; SHAPE batch, heads, lengths or head sizes that differ;
            UNKNOWN sizes not known to be equal; CONSTANT a scale that is not above zero and finite;
            SHARED and GRAPH_OUTPUT interior values.
-Numerics:  same sum; a backend scales before or after the product. A row whose mask is -inf throughout is 0 after and
-           NaN before, unless the source guards it as above. One of the lowest number throughout gives the mean of v;
-           ONNX Runtime's kernel (1.31) gives 0, so that number is raised by 1 % where the mask is a choice by Where.
+Numerics:  same sum; a backend scales before or after the product. A row whose mask is -inf throughout is 0 after
+           and NaN before, unless the source guards it as above. One of the lowest number throughout gives the mean
+           of v; ONNX Runtime's kernel (1.31) gives 0, so where a Where chooses that number it is raised by 1 %.
 Source:    Vaswani et al. 2017, arXiv:1706.03762; ONNX operator Attention-24.
 """
 
@@ -100,7 +100,8 @@ def scaled_dot_product(op: PatternOps, q: Var, k: Var, v: Var, mask: Var, kept: 
     masked = _masked(op, _scaled(op, product, "scores"), mask, kept, below)
     in_float32 = op.Softmax(op.Cast(masked, to=ir.DataType.FLOAT.value), axis=-1)
     softmax = op.any_of(op.Cast(in_float32, to=op.attr("_to")), op.Softmax(masked, axis=-1), tag="softmax")
-    return op.MatMul(op.any_of(op.Where(op.IsNaN(softmax), 0.0, softmax), softmax), v)
+    node: Op = op.MatMul(op.any_of(op.Where(op.IsNaN(softmax), 0.0, softmax), softmax), v)
+    return node
 
 
 def attention(

@@ -41,9 +41,10 @@ def _standardized(op: PatternOps, x: Var | Op, epsilon: Var, mean_axes: Var, var
 
 
 def _scaled(op: PatternOps, x: Var, scale: Var, epsilon: Var, mean_axes: Var, variance_axes: Var) -> Op:
+    plain = _standardized(op, x, epsilon, mean_axes, variance_axes)
     wide = op.keep(op.Cast(x, to=normalization.FLOAT32))
     narrowed = op.Cast(_standardized(op, wide, epsilon, mean_axes, variance_axes), to=op.attr("narrowed_to"))
-    product: Op = op.Mul(op.any_of(_standardized(op, x, epsilon, mean_axes, variance_axes), narrowed), scale)
+    product: Op = op.Mul(op.any_of(plain, narrowed, tag="casts"), scale)
     return product
 
 
@@ -81,10 +82,11 @@ def layer_norm(
     epsilon: ir.Value,
     mean_axes: normalization.Axes,
     variance_axes: normalization.Axes,
+    casts: int,
     bias: ir.Value | None = None,
     narrowed_to: int | None = None,
 ) -> ir.Value:
-    normalization.require_dtype(x, narrowed_to)
+    normalization.require_dtype(x, casts, narrowed_to)
     axis = normalization.first_axis(x, mean_axes, variance_axes)
     for parameter in (scale, bias):
         if parameter is not None:

@@ -36,7 +36,7 @@ def _over_rms(op: PatternOps, x: Var | Op, epsilon: Var, axes: Var) -> AnyOf:
 def scaled(op: PatternOps, x: Var, scale: Var, epsilon: Var, axes: Var) -> Op:
     wide = op.keep(op.Cast(x, to=normalization.FLOAT32))
     narrowed = op.Cast(_over_rms(op, wide, epsilon, axes), to=op.attr("narrowed_to"))
-    product: Op = op.Mul(op.any_of(_over_rms(op, x, epsilon, axes), narrowed), scale)
+    product: Op = op.Mul(op.any_of(_over_rms(op, x, epsilon, axes), narrowed, tag="casts"), scale)
     return product
 
 
@@ -46,9 +46,10 @@ def rms_norm(
     scale: ir.Value,
     epsilon: ir.Value,
     axes: normalization.Axes,
+    casts: int,
     narrowed_to: int | None = None,
 ) -> ir.Value:
-    normalization.require_dtype(x, narrowed_to)
+    normalization.require_dtype(x, casts, narrowed_to)
     axis = normalization.first_axis(x, axes)
     normalization.require_like_axes(scale, x, axis)
     fused: ir.Value = op.RMSNormalization(x, scale, axis=axis, epsilon=normalization.epsilon_of(epsilon, x))

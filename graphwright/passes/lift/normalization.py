@@ -89,11 +89,17 @@ def epsilon_of(value: ir.Value, x: ir.Value) -> float:
     return number
 
 
-def require_dtype(x: ir.Value, narrowed_to: int | None) -> None:
-    """Refuse what the operator does not take; ``narrowed_to`` is the type of a cast behind a float32 region."""
-    if narrowed_to is None:
+def require_dtype(x: ir.Value, casts: int, narrowed_to: int | None) -> None:
+    """Refuse what the operator does not take.
+
+    With ``casts`` the region computes in float32 and ``narrowed_to`` is the type of the cast behind it, None
+    where a function's caller sets it.
+    """
+    if not casts:
         require(x.dtype in FLOATS, Reason.DTYPE, f"{facts.describe(x)}; takes float16, bfloat16 and float32")
         return
     same = x.dtype in HALVES and narrowed_to == x.dtype
-    detail = f"{facts.describe(x)}, normalized in float32, is cast to type {narrowed_to}, not back to its half type"
+    detail = (
+        f"{facts.describe(x)}, normalized in float32, is cast to {narrowed_to}, not back to its half type"
+    )
     require(same, Reason.DTYPE, detail)

@@ -5,7 +5,7 @@ Before:                          After:
 
 Shapes:    x [..., N], bias [N]; N is static, the rest may be dynamic.
 Dtypes:    float32 (the CPU provider has no other kernel).
-Refuses:   OPSET below 20; DTYPE other than float32; CONSTANT a bias that is not constant; SHAPE a bias that is not [N];
+Refuses:   DTYPE other than float32; CONSTANT a bias that is not constant; SHAPE a bias that is not [N];
            SHARED and GRAPH_OUTPUT interior values.
 Numerics:  same formula.
 Source:    ONNX Runtime, ContribOperators.md, com.microsoft.BiasGelu.
@@ -19,7 +19,8 @@ from graphwright.engine.rewrite import Builder, Reason, Rule, require
 
 
 def gelu_of_sum(op: PatternOps, x: Var, bias: Var) -> Op:
-    return op.Gelu(op.Add(x, bias), approximate="none")
+    gelu: Op = op.Gelu(op.Add(x, bias), approximate="none")
+    return gelu
 
 
 def bias_gelu(op: Builder, x: ir.Value, bias: ir.Value) -> ir.Value:

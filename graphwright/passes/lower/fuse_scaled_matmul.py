@@ -6,9 +6,9 @@ Before:                                                  After:
 
 Shapes:    a [..., M, K], b [..., K, N] or, transposed, [..., N, K].
 Dtypes:    float32 (the CPU provider has no other kernel).
-Refuses:   OPSET below 13; DTYPE other than float32; ATTRIBUTE a permutation that is not given as the swap of the last
-           two axes; RANK a number of more axes than the product is known to have; SHARED and GRAPH_OUTPUT interior
-           values.
+Refuses:   OPSET below 13; DTYPE other than float32; ATTRIBUTE a permutation that is not given as the swap of the
+           last two axes; RANK a number of more axes than the product is known to have; SHARED and GRAPH_OUTPUT
+           interior values.
 Numerics:  the scale is applied inside the product.
 Source:    ONNX Runtime, ContribOperators.md, com.microsoft.FusedMatMul.
 """
@@ -25,15 +25,18 @@ def _number(op: PatternOps, times: Var) -> Checked:
 
 
 def transposed_and_scaled(op: PatternOps, a: Var, b: Var, times: Var) -> Op:
-    return op.Mul(op.named("product", transposed(op, a, b)), _number(op, times))
+    node: Op = op.Mul(op.named("product", transposed(op, a, b)), _number(op, times))
+    return node
 
 
 def scaled(op: PatternOps, a: Var, b: Var, times: Var) -> Op:
-    return op.Mul(op.named("product", op.MatMul(a, b)), _number(op, times))
+    node: Op = op.Mul(op.named("product", op.MatMul(a, b)), _number(op, times))
+    return node
 
 
 def transposed(op: PatternOps, a: Var, b: Var) -> Op:
-    return op.MatMul(a, op.named("swapped", op.Transpose(b, perm=op.attr("perm"))))
+    node: Op = op.MatMul(a, op.named("swapped", op.Transpose(b, perm=op.attr("perm"))))
+    return node
 
 
 def fused(

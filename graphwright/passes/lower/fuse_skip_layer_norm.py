@@ -6,11 +6,11 @@ Before:                                                        After:
                       |                                        SkipLayerNormalization<eps> -- y
                       +---- sum                                         +-------------------- sum
 
-Shapes:    x, skip and y [B,S,E] or [T,E], of the same shape; scale, shift and bias [E]. E is static, the rest dynamic.
+Shapes:    x, skip and y [B,S,E] or [T,E], of the same shape; scale, shift and bias [E]. E is static.
 Dtypes:    float32, float16.
-Refuses:   OPSET below 17; RANK of x not known to be 2 or 3; SHAPE x and skip of other shapes; UNKNOWN whether their
-           shapes are equal; SHAPE a scale, shift or bias that is not [E], or an E that is not static; CONSTANT a bias that is not constant; ATTRIBUTE a norm over more than the
-           last axis; DTYPE not listed; SHARED and GRAPH_OUTPUT interior values.
+Refuses:   RANK of x not known to be 2 or 3; SHAPE x and skip of other shapes; UNKNOWN whether they are equal; SHAPE
+           a scale, shift or bias that is not [E], or an E that is not static; CONSTANT a bias that is not constant;
+           ATTRIBUTE a norm over more than the last axis; DTYPE not listed; SHARED and GRAPH_OUTPUT interior values.
 Numerics:  same formula; one rounding less.
 Source:    ONNX Runtime, ContribOperators.md, com.microsoft.SkipLayerNormalization.
 """
@@ -18,26 +18,34 @@ Source:    ONNX Runtime, ContribOperators.md, com.microsoft.SkipLayerNormalizati
 import onnx_ir as ir
 
 from graphwright.engine import facts
-from graphwright.engine.pattern import Op, PatternOps, Var
+from graphwright.engine.pattern import Named, Op, PatternOps, Var
 from graphwright.engine.rewrite import Builder, Reason, Rule, require
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16}
 
 
-def _residual(op: PatternOps, x: Var, skip: Var, bias: Var) -> Op:
-    return op.Add(op.any_of(op.Add(x, bias), x), skip)
-
-
 def _norm(op: PatternOps, total: Op, scale: Var, shift: Var) -> Op:
-    return op.LayerNormalization(total, scale, shift, axis=op.attr("axis"), epsilon=op.attr("epsilon"))
+    node: Op = op.LayerNormalization(total, scale, shift, axis=op.attr("axis"), epsilon=op.attr("epsilon"))
+    return node
 
 
-def post_norm(op: PatternOps, x: Var, skip: Var, bias: Var, scale: Var, shift: Var) -> Op:
-    return _norm(op, _residual(op, x, skip, bias), scale, shift)
+def post_norm_of_bias(op: PatternOps, x: Var, skip: Var, bias: Var, scale: Var, shift: Var) -> Op:
+    return _norm(op, op.Add(op.Add(x, bias), skip), scale, shift)
 
 
-def pre_norm(op: PatternOps, x: Var, skip: Var, bias: Var, scale: Var, shift: Var) -> tuple[Op, Op]:
-    total = _residual(op, x, skip, bias)
+def pre_norm_of_bias(
+    op: PatternOps, x: Var, skip: Var, bias: Var, scale: Var, shift: Var
+) -> tuple[Op, Named]:
+    total = op.Add(op.Add(x, bias), skip)
+    return _norm(op, total, scale, shift), op.named("total", total)
+
+
+def post_norm(op: PatternOps, x: Var, skip: Var, scale: Var, shift: Var) -> Op:
+    return _norm(op, op.Add(x, skip), scale, shift)
+
+
+def pre_norm(op: PatternOps, x: Var, skip: Var, scale: Var, shift: Var) -> tuple[Op, Named]:
+    total = op.Add(x, skip)
     return _norm(op, total, scale, shift), op.named("total", total)
 
 
@@ -89,4 +97,7 @@ def _require_same_shape(x: ir.Value, skip: ir.Value) -> None:
     require(facts.same_shape(x, skip), Reason.UNKNOWN, detail)
 
 
-FUSE_SKIP_LAYER_NORM = Rule("fuse-skip-layer-norm", (post_norm, pre_norm), skip_layer_norm, min_opset=17)
+# With the bias first: the other two would leave it out where they fit as well.
+PATTERNS = (post_norm_of_bias, pre_norm_of_bias, post_norm, pre_norm)
+
+FUSE_SKIP_LAYER_NORM = Rule("fuse-skip-layer-norm", PATTERNS, skip_layer_norm, min_opset=17)

@@ -5,7 +5,8 @@ Before:                                          After:
 
     x -- Transpose<p> -- Transpose<q> -- y           x            (where p[q] changes nothing)
 
-Axis i of y is axis q[i] of the middle value, which is axis p[q[i]] of x. The first Transpose stays if others use it.
+Axis i of y is axis q[i] of the middle value, which is axis p[q[i]] of x. The first Transpose stays
+if others use it.
 
 Shapes:    x [...] of the length of p and q; any size may be dynamic.
 Dtypes:    any.
@@ -21,7 +22,8 @@ from graphwright.engine.rewrite import Builder, Reason, Rule, require
 
 
 def two_transposes(op: PatternOps, x: Var) -> Op:
-    return op.Transpose(op.keep(op.Transpose(x, perm=op.attr("first"))), perm=op.attr("second"))
+    node: Op = op.Transpose(op.keep(op.Transpose(x, perm=op.attr("first"))), perm=op.attr("second"))
+    return node
 
 
 def one_transpose(

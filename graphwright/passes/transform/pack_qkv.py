@@ -6,22 +6,20 @@ Before:                              After:
         +-- MatMul wv -- + bv -- v                                                         +-- v
 
 Shapes:    x [..., E], weights [E, N] constant, each with its own N; biases [N] constant, all three or none.
-Dtypes:    any that MatMul takes; one for all.
-Refuses:   OPSET below 13; CONSTANT a weight or bias that is not constant; RANK a weight that is no matrix, a bias that is no vector;
-           SHAPE a bias whose length is not its weight's columns; DTYPE weights of different types;
-           SHARED and GRAPH_OUTPUT interior values; ORDER no common place.
+Dtypes:    any that MatMul takes; it has one for all.
+Refuses:   OPSET below 13; CONSTANT a weight or bias that is not constant; RANK a weight that is no matrix, a bias
+           that is no vector; SHAPE a bias whose length is not its weight's columns; SHARED and GRAPH_OUTPUT
+           interior values.
 Numerics:  the same sums, each in the order that the backend's product takes.
 Source:    Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2; block matrix product.
 """
 
-from collections.abc import Sequence
-
-import numpy as np
 import onnx_ir as ir
 
 from graphwright.engine import facts
 from graphwright.engine.pattern import Op, PatternOps, Var
 from graphwright.engine.rewrite import Builder, Reason, Rule, require
+from graphwright.engine.weights import concatenated
 
 
 def with_biases(
@@ -45,17 +43,13 @@ def packed(
     b3: ir.Value | None,
 ) -> tuple[ir.Value, ...]:
     weights = [_constant(value, 2) for value in (w1, w2, w3)]
-    product = op.MatMul(x, op.constant(_joined(weights, axis=1), "packed_weight"))
+    product = op.MatMul(x, op.constant(concatenated(weights, 1), "packed_weight"))
     if b1 is not None and b2 is not None and b3 is not None:
         biases = [_constant(value, 1) for value in (b1, b2, b3)]
         for bias, weight in zip(biases, weights, strict=True):
-            fits = bias.shape[0] == weight.shape[1]
-            require(
-                fits,
-                Reason.SHAPE,
-                f"the bias {bias.name} has {bias.shape[0]} entries for {weight.shape[1]} columns",
-            )
-        product = op.Add(product, op.constant(_joined(biases, axis=0), "packed_bias"))
+            detail = f"the bias {bias.name} has {bias.shape[0]} entries for {weight.shape[1]} columns"
+            require(bias.shape[0] == weight.shape[1], Reason.SHAPE, detail)
+        product = op.Add(product, op.constant(concatenated(biases, 0), "packed_bias"))
     sizes = [int(weight.shape[1]) for weight in weights]
     outputs: tuple[ir.Value, ...] = op.Split(product, sizes, axis=-1, _outputs=3)
     return outputs
@@ -68,19 +62,6 @@ def _constant(value: ir.Value, rank: int) -> ir.TensorProtocol:
     count = len(tensor.shape)
     require(count == rank, Reason.RANK, f"{facts.describe(value)} has {count} axes, needs {rank}")
     return tensor
-
-
-def _joined(parts: Sequence[ir.TensorProtocol], axis: int) -> ir.TensorProtocol:
-    """Return the concatenation, computed when it is written: large weights are never held twice."""
-    dtypes = {part.dtype for part in parts}
-    require(len(dtypes) == 1, Reason.DTYPE, f"weights of {len(dtypes)} types: {', '.join(map(str, dtypes))}")
-    shape = [int(size) for size in parts[0].shape]
-    shape[axis] = sum(int(part.shape[axis]) for part in parts)
-    return ir.LazyTensor(
-        lambda: ir.tensor(np.concatenate([part.numpy() for part in parts], axis), dtype=parts[0].dtype),
-        dtype=parts[0].dtype,
-        shape=ir.Shape(shape),
-    )
 
 
 PACK_QKV = Rule("pack-qkv", (with_biases, without_biases), packed, min_opset=13)

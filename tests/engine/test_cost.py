@@ -1,0 +1,99 @@
+"""Arithmetic and traffic, counted by hand."""
+
+import json
+
+import onnx_ir as ir
+import pytest
+from onnx_ir.passes.common import ShapeInferencePass
+
+from graphwright.engine.cost import CostReport, cost_table
+
+HEADER = '<ir_version: 10, opset_import: ["": 23, "com.microsoft": 1]> '
+
+
+def cost(text: str, **dims: int) -> CostReport:
+    return cost_table(ShapeInferencePass()(ir.from_onnx_text(HEADER + text)).model, dims)
+
+
+@pytest.mark.parametrize(
+    ("graph", "flops", "moved"),
+    [
+        ("(float[B, 3, 4] x, float[4, 8] w) => (y) {y = MatMul(x, w)}", 2 * 6 * 4 * 8, 4 * (24 + 32 + 48)),
+        ("(float[B, 4] x, float[8, 4] w, float[8] b) => (y) {y = Gemm<transB=1>(x, w, b)}", 16 * 9, 4 * 64),
+        ("(float[4, B] x, float[4, 8] w) => (y) {y = Gemm<transA=1>(x, w)}", 16 * 8, 4 * (8 + 32 + 16)),
+        (
+            "(float[B, 3, 8, 8] x, float[5, 3, 3, 3] w) => (y) {y = Conv(x, w)}",
+            360 * 54,
+            4 * (384 + 135 + 360),
+        ),
+        ("(float16[B, 4] x, float16[4] b) => (y) {y = Add(x, b)}", 8, 2 * (8 + 4 + 8)),
+        ("(float[B] x) => (y) {y = Mul(x, x)}", 2, 4 * (2 + 2)),
+        ("(float[B, 4] x) => (y) {y = Softmax(x)}", 8 * 12, 4 * 16),
+        ("(float[9000, 4] t, int64[B] i) => (y) {y = Gather(t, i)}", 0, 2 * 32 + 16),
+        ("(float[B, 4] x) => (y) {y = Transpose(x)}", 0, 64),
+        ("(float[B, 4] x) => (y) {y = Flatten(x)}", 0, 0),
+        ("(float[B, 4] x) => (y) {y = ReduceSum<keepdims = 0>(x)}", 8, 4 * 9),
+    ],
+)
+def test_operations_and_bytes(graph: str, flops: int, moved: int) -> None:
+    found = cost("g " + graph, B=2)
+    assert found.unknown == ()
+    assert (found.flops, found.bytes) == (flops, moved)
+
+
+def test_both_layouts_of_attention_cost_the_same() -> None:
+    split = (
+        "g (float[B, 4, S, 8] q, float[B, 4, T, 8] k, float[B, 4, T, 8] v) => (y) {y = Attention(q, k, v)}"
+    )
+    joined = (
+        "g (float[B, S, 32] q, float[B, T, 32] k, float[B, T, 32] v) => (y) "
+        "{y = Attention<q_num_heads = 4, kv_num_heads = 4>(q, k, v)}"
+    )
+    first, second = (cost(text, B=2, S=3, T=5).flops for text in (split, joined))
+    assert first == second == 2 * 2 * (2 * 4 * 3 * 8) * 5 + 12 * 2 * 4 * 3 * 5
+
+
+def test_what_is_not_known_is_listed_with_its_reason() -> None:
+    found = cost(
+        "g (float[N] x, float[K] z) => (a, b) {a = Neg(x) b = com.microsoft.Mystery(x) c = Neg(z)}", N=3
+    )
+    reasons = {each.op_type: each.reason for each in found.unknown}
+    assert found.flops == 3
+    assert reasons["Mystery"] == "no formula for this operator"
+    assert reasons["Neg"] == "a size of c float32[K] is not known"
+
+
+def test_subgraphs_and_functions_are_listed_and_not_guessed() -> None:
+    text = (
+        "g (bool c, float[N] x) => (float[N] y) {z = local.f(x) y = If(c) <"
+        "then_branch = t () => (float[N] u) {u = Exp(z)}, else_branch = e () => (float[N] v) {v = Neg(z)}>}"
+        '<domain: "local", opset_import: ["": 23]> f (a) => (b) {b = Neg(a)}'
+    )
+    model = ir.from_onnx_text(HEADER + text)
+    model.opset_imports["local"] = 1
+    assert [each.op_type for each in cost_table(model, {"N": 3}).unknown] == ["f", "If"]
+
+
+def test_weights_are_counted_once_each() -> None:
+    model = ir.from_onnx_text(
+        HEADER
+        + "g (float[2] x) => (float[2] y) <float[2] w = {1, 2}, int64[3] s = {1, 2, 3}> {y = Mul(x, w)}"
+    )
+    shared = model.graph.initializers["w"].const_value
+    model.graph.register_initializer(ir.Value(name="twin", const_value=shared))
+    found = cost_table(model, {})
+    assert (found.parameters, found.weight_bytes) == (2, 8 + 24)
+
+
+def test_derived_sizes_follow_from_their_names() -> None:
+    model = ir.from_onnx_text(HEADER + "g (float[N] x) => (float[M] y) {y = Neg(x)}")
+    for value in (model.graph.inputs[0], model.graph.outputs[0]):
+        value.shape = ir.Shape([ir.SymbolicDim("past + seq")])
+    assert cost_table(model, {"past": 3, "seq": 4}).flops == 7
+
+
+def test_the_report_prints_and_is_json() -> None:
+    found = cost("g (float[N, 4] x, float[4, 8] w) => (y) {a = MatMul(x, w) y = Neg(a)}", N=3)
+    assert list(found.by_operator()) == ["MatMul", "Neg"], "the costliest comes first"
+    assert json.loads(json.dumps(found.to_json()))["operators"]["MatMul"]["nodes"] == 1
+    assert found.table().row_count == 3
