@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from graphwright.engine import facts
+from graphwright.engine.weights import static_shape
 
 Given = ir.Value | np.ndarray | int | float | Sequence[int] | None
 
@@ -83,7 +84,7 @@ class Builder:
             node = ir.node("Constant", [], attributes={"value": tensor})
             self._finish(node)
             return node.outputs[0]
-        shape = ir.Shape(tensor.shape)
+        shape = ir.Shape(static_shape(tensor))
         value = ir.Value(
             name=self._fresh(name), type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor
         )

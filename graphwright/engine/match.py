@@ -290,7 +290,7 @@ def _same_attribute(name: str, wanted: Any, found: Any, node: ir.Node) -> bool:
         wanted_axes, found_axes = np.atleast_1d(wanted).tolist(), np.atleast_1d(found).tolist()
         return _same_axes(wanted_axes, found_axes, facts.rank(node.inputs[0]))
     if isinstance(wanted, float):
-        return abs(wanted - found) <= LITERAL_TOLERANCE[ir.DataType.FLOAT] * abs(wanted)
+        return bool(abs(wanted - found) <= LITERAL_TOLERANCE[ir.DataType.FLOAT] * abs(wanted))
     if isinstance(wanted, list | tuple):
         return tuple(wanted) == tuple(found)
     return bool(wanted == found)

@@ -6,6 +6,7 @@ import onnx
 import onnx_ir as ir
 
 from graphwright.engine import facts
+from graphwright.engine.weights import static_shape
 from graphwright.errors import StructureError
 
 # Operators of these domains must exist in the declared operator set; others belong to a runtime's or a user's library.
@@ -102,7 +103,7 @@ def weightless_proto(model: ir.Model) -> onnx.ModelProto:
         if isinstance(tensor, ir.ExternalTensor) and tensor.size <= facts.SMALL_CONSTANT:
             value.const_value = ir.tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=name)
         elif tensor is not None and tensor.size > facts.SMALL_CONSTANT:
-            value.dtype, value.shape = tensor.dtype, ir.Shape(tensor.shape)
+            value.dtype, value.shape = tensor.dtype, ir.Shape(static_shape(tensor))
             value.const_value = None
             del twin.graph.initializers[name]
             if not value.is_graph_input():

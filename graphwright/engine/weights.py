@@ -13,11 +13,16 @@ def let_pages_go(tensor: ir.TensorProtocol) -> None:
         tensor.raw.madvise(mmap.MADV_DONTNEED)
 
 
+def static_shape(tensor: ir.TensorProtocol) -> tuple[int, ...]:
+    """Return a tensor's sizes as numbers, which those of a tensor that holds data always are."""
+    return tuple(size for size in tensor.shape if isinstance(size, int))
+
+
 def concatenated(parts: Sequence[ir.TensorProtocol], axis: int) -> ir.LazyTensor:
     """Return the concatenation of tensors of one dtype, computed when it is read and never kept."""
     dtype = parts[0].dtype
-    shape = [int(size) for size in parts[0].shape]
-    shape[axis] = sum(int(part.shape[axis]) for part in parts)
+    shape = list(static_shape(parts[0]))
+    shape[axis] = sum(static_shape(part)[axis] for part in parts)
 
     def compute() -> ir.TensorProtocol:
         array = np.concatenate([part.numpy() for part in parts], axis)

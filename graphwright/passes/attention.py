@@ -1,8 +1,8 @@
 """What the passes over attention share: guards on sizes, and the mask that every runtime takes; no rule.
 
-Attention-24 broadcasts its mask to [B, H, S, T]. ONNX Runtime 1.31 does so over B and H only, and fails on a mask
-of one axis or whose last size but one is 1. A last size that is short of T is padded with -inf, where addition
-would repeat it.
+Attention-24 broadcasts its mask to [B, H, S, T]. ONNX Runtime 1.31 does so over B and H only, and fails on a
+mask of one axis or whose last size but one is 1. A last size that is short of T is padded with -inf, where
+addition would repeat it.
 """
 
 import onnx_ir as ir

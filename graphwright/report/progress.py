@@ -31,7 +31,7 @@ def _bar() -> Iterator[Tell]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (BarColumn(bar_width=24), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=Console(stderr=True, force_terminal=True), transient=True) as progress:
         task = progress.add_task("start", total=None)
 
         def tell(what: str, done: int, total: int) -> None:

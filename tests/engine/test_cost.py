@@ -53,6 +53,24 @@ def test_both_layouts_of_attention_cost_the_same() -> None:
     assert first == second == 2 * 2 * (2 * 4 * 3 * 8) * 5 + 12 * 2 * 4 * 3 * 5
 
 
+def test_past_keys_are_attended_to_as_well() -> None:
+    text = (
+        "g (float[B, 4, S, 8] q, float[B, 4, S, 8] k, float[B, 4, S, 8] v, "
+        "float[B, 4, P, 8] a, float[B, 4, P, 8] b) "
+        "=> (y, c, d) {y, c, d = Attention(q, k, v, , a, b)}"
+    )
+    model = ir.from_onnx_text(HEADER + text)
+    model.graph.outputs[0].shape, model.graph.outputs[0].dtype = ir.Shape([2, 4, 1, 8]), ir.DataType.FLOAT
+    for value in model.graph.outputs[1:]:
+        value.shape, value.dtype = ir.Shape([2, 4, 10, 8]), ir.DataType.FLOAT
+    assert cost_table(model, {"B": 2, "S": 1, "P": 9}).flops == 2 * 10 * 2 * 64 + 12 * 8 * 10
+
+
+def test_outputs_that_nobody_reads_are_not_written() -> None:
+    found = cost("g (float[N, 4] x) => (y) {a, b = Split<axis = 1, num_outputs = 2>(x) y = Neg(a)}", N=3)
+    assert found.by_operator()["Split"][2] == 4 * (12 + 6)
+
+
 def test_what_is_not_known_is_listed_with_its_reason() -> None:
     found = cost(
         "g (float[N] x, float[K] z) => (a, b) {a = Neg(x) b = com.microsoft.Mystery(x) c = Neg(z)}", N=3

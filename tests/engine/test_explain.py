@@ -27,7 +27,7 @@ REFUSED = RefusalRecord("fuse", "pattern", "last (Mul)", Reason.OPSET, "needs op
 
 
 def test_refusals_come_first_and_then_the_larger_share() -> None:
-    found = explain([outcome(miss("a", 2, 4), miss("b", 9, 10), miss("c", 3, 4), REFUSED)])
+    found = explain([outcome(miss("a", 2, 4), miss("b", 10, 10), miss("c", 3, 4), REFUSED)])
     assert [each.node for each in found.misses] == ["last (Mul)", "b", "c", "a"]
     assert found.misses[0].reason is Reason.OPSET
     assert found.misses[1].reason is Reason.STRUCTURE

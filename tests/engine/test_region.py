@@ -9,7 +9,7 @@ from graphwright.engine.observe import Application, Observer, Replacement
 from graphwright.engine.pattern import Op, PatternOps, Var
 from graphwright.engine.pipeline import Pipeline, Step, run_pipeline
 from graphwright.engine.region import region_models
-from graphwright.engine.rewrite import Rule, Run
+from graphwright.engine.rewrite import Builder, Rule, Run
 from graphwright.engine.verification import Evaluator
 from graphwright.errors import RequestError
 
@@ -109,6 +109,17 @@ def test_a_computed_shape_comes_along_with_the_nodes_that_compute_it(evaluate: E
 def test_a_size_that_callers_give_stays_an_input() -> None:
     text = "g (float[B, S] x, int64[2] size) => (y) {r = Reshape(x, size) y = Neg(r)}"
     assert [value.name for value in regions(text, SWAPPED).alone[0][0].graph.inputs] == ["x", "size"]
+
+
+def test_what_only_the_replacement_reads_is_an_input_of_both() -> None:
+    def skip_one(op: Builder, a: ir.Value) -> ir.Value:
+        node = a.producer()
+        assert node is not None
+        return op.Sum(node.inputs[0], a)
+
+    skipping = Rule("skip", (lambda op, a: op.Neg(a),), skip_one)
+    for each in regions("g (float[N] x) => (float[N] y) {a = Exp(x) y = Neg(a)}", skipping).alone[0]:
+        assert [value.name for value in each.graph.inputs] == ["a", "x"]
 
 
 def test_in_context_integers_and_booleans_are_made_as_in_the_host() -> None:

@@ -66,11 +66,17 @@ def test_attention_without_a_mask_is_fused() -> None:
         (f"{TRANSPOSED} s = MatMul(q, kt) p = Softmax <axis = 3> (s) y = MatMul(p, v)", 1.0),
         (f"{TRANSPOSED} a = Mul(q, c) b = Mul(c, kt) s = MatMul(a, b) p = Softmax(s) y = MatMul(p, v)", 0.25),
         (
-            f"{TRANSPOSED} a = Div(q, c) b = Mul(kt, c) {SCALED.replace('q, kt', 'a, b')} p = Softmax(z) y = MatMul(p, v)",
+            (
+                f"{TRANSPOSED} a = Div(q, c) b = Mul(kt, c) {SCALED.replace('q, kt', 'a, b')} p = "
+                f"Softmax(z) y = MatMul(p, v)"
+            ),
             0.5,
         ),
         (
-            "kc = Mul(k, c) kt = Transpose <perm = [0, 1, 3, 2]> (kc) s = MatMul(q, kt) p = Softmax(s) y = MatMul(p, v)",
+            (
+                "kc = Mul(k, c) kt = Transpose <perm = [0, 1, 3, 2]> (kc) s = MatMul(q, kt) p = "
+                "Softmax(s) y = MatMul(p, v)"
+            ),
             None,
         ),
     ],
@@ -99,7 +105,10 @@ def test_keys_that_come_transposed_are_transposed_back() -> None:
     assert_fires(before, FUSE_ATTENTION, 1, text.format(head=HEAD.format(opset=24), body=after))
 
 
-SPREAD = "l = Shape <start = 2, end = 3> (q) r = Shape <start = 2, end = 3> (k) z = Concat <axis = 0> (l, r) w = Expand(mask, z)"
+SPREAD = (
+    "l = Shape <start = 2, end = 3> (q) r = Shape <start = 2, end = 3> (k) z = Concat <axis = 0> "
+    "(l, r) w = Expand(mask, z)"
+)
 
 
 @pytest.mark.parametrize("body", [MASKED, MASKED.replace("Add(z, mask)", "Add(mask, z)")])
@@ -180,7 +189,10 @@ def test_rows_without_a_key_may_be_guarded() -> None:
 
 
 def test_softmax_in_float32_is_stated() -> None:
-    body = f"{TRANSPOSED} s = MatMul(q, kt) w = Cast <to = 1> (s) p = Softmax(w) n = Cast <to = 10> (p) y = MatMul(n, v)"
+    body = (
+        f"{TRANSPOSED} s = MatMul(q, kt) w = Cast <to = 1> (s) p = Softmax(w) n = Cast <to = 10> "
+        f"(p) y = MatMul(n, v)"
+    )
     after = layer("y = Attention <scale = 1.0, softmax_precision = 1> (q, k, v)", t="float16", consts="")
     assert_fires(layer(body, t="float16"), FUSE_ATTENTION, 1, after)
     single = body.replace("to = 10", "to = 1")
@@ -192,7 +204,10 @@ def test_two_layers_are_fused_one_by_one() -> None:
     for name in ("k", "v", "kt", "s", "z", "m", "p"):
         second = re.sub(rf"\b{name}\b", f"{name}2", second)
     body = MASKED.replace("y =", "x =") + " " + second
-    inputs = "float[B,2,S,4] q, float[B,2,T,4] k, float[B,2,T,4] v, float[B,2,T,4] k2, float[B,2,T,4] v2, float[S,T] mask"
+    inputs = (
+        "float[B,2,S,4] q, float[B,2,T,4] k, float[B,2,T,4] v, float[B,2,T,4] k2, float[B,2,T,4] "
+        "v2, float[S,T] mask"
+    )
     before = model(
         f"{HEAD.format(opset=24)} ({inputs}) => (float[B,2,S,4] y) <float c = {{0.5}}> {{ {body} }}"
     )
@@ -213,7 +228,10 @@ SPLIT = """
 CONSTS = f"""int64[1] minus1 = {{-1}}, int64[1] minus2 = {{-2}}, int64[1] four = {{4}}, int64 i0 = {{0}}, int64 i1 = {{1}},
     int64[1] first = {{-9223372036854775807}}, int64[1] last = {{9223372036854775807}}, int64[3] axes013 = {{0, 1, 3}},
     float zero = {{0}}, float low = {{{LOWEST}}}, float[1] inf = {{-inf}}, float root = {{0.7071067690849304}}, float scale = {{0.5}}"""
-MERGE = "yt = Transpose <perm = [0, 2, 1, 3]> (y4) merged = Concat <axis = 0> (b, t, minus1) y = Reshape <allowzero = 1> (yt, merged)"
+MERGE = (
+    "yt = Transpose <perm = [0, 2, 1, 3]> (y4) merged = Concat <axis = 0> (b, t, minus1) y = "
+    "Reshape <allowzero = 1> (yt, merged)"
+)
 DYNAMO_SDPA = """
     k = Transpose <perm = [0, 2, 1, 3]> (k4)
     ks = Shape(k) d = Slice(ks, minus1, last) l = Slice(ks, minus2, minus1) bh = Slice(ks, first, minus2)
@@ -278,7 +296,10 @@ def test_refuses_float64_because_the_operators_scale_is_single() -> None:
 
 def test_refuses_queries_narrower_than_values() -> None:
     inputs = "float16[B,2,S,4] q, float16[B,2,T,4] k, float[B,2,T,3] v"
-    body = f"{TRANSPOSED} s = MatMul(q, kt) w = Cast <to = 1> (s) p = Softmax(w) n = Cast <to = 1> (p) y = MatMul(n, v)"
+    body = (
+        f"{TRANSPOSED} s = MatMul(q, kt) w = Cast <to = 1> (s) p = Softmax(w) n = Cast <to = 1> "
+        f"(p) y = MatMul(n, v)"
+    )
     before = model(f"{HEAD.format(opset=24)} ({inputs}) => (float[B,2,S,3] y) {{ {body} }}")
     assert_refuses(before, FUSE_ATTENTION, Reason.DTYPE)
 
@@ -383,7 +404,10 @@ def test_refuses_an_interior_value_that_is_an_output(name: str) -> None:
 
 
 def test_refuses_an_interior_value_that_a_subgraph_captures() -> None:
-    branches = "x = If (on) <then_branch = t () => (a) { a = Identity(p) }, else_branch = e () => (b) { b = Neg(p) }>"
+    branches = (
+        "x = If (on) <then_branch = t () => (a) { a = Identity(p) }, else_branch = e () => (b) { "
+        "b = Neg(p) }>"
+    )
     body = MASKED + f" {branches} w = ReduceMax(x)"
     inputs = QKV.format(t="float") + ", float[S,T] mask, bool on"
     head = f"({inputs}) => (float[B,2,S,3] y, float[1,1,1,1] w)"
@@ -446,7 +470,10 @@ def test_a_number_that_callers_may_replace_is_no_scale() -> None:
 @pytest.mark.parametrize("body", [PLAIN, MASKED])
 def test_fires_inside_a_branch(body: str) -> None:
     inner = body.replace("y =", "x =")
-    branches = f"y = If (on) <then_branch = t () => (float[B,2,S,3] x) {{ {inner} }}, else_branch = e () => (float[B,2,S,3] o) {{ o = MatMul(mask, v) }}>"
+    branches = (
+        f"y = If (on) <then_branch = t () => (float[B,2,S,3] x) {{ {inner} }}, else_branch = e () "
+        f"=> (float[B,2,S,3] o) {{ o = MatMul(mask, v) }}>"
+    )
     inputs = QKV.format(t="float") + ", float[S,T] mask, bool on"
     before = model(
         f"{HEAD.format(opset=24)} ({inputs}) => (float[B,2,S,3] y) <float c = {{0.5}}> {{ {branches} }}"

@@ -73,9 +73,15 @@ def test_refuses_what_is_not_known() -> None:
 
 def test_refuses_a_sum_with_another_use() -> None:
     assert_refuses(layer("t = Add(x, b) g = Gelu(t) y = Mul(g, t)"), FUSE_BIAS_GELU, Reason.SHARED)
-    text = '<ir_version: 10, opset_import: ["": 20]> g (float[B,5] x) => (float[B,5] y, float[B,5] t) <float[5] b>'
+    text = (
+        '<ir_version: 10, opset_import: ["": 20]> g (float[B,5] x) => (float[B,5] y, float[B,5] '
+        "t) <float[5] b>"
+    )
     assert_refuses(model(f"{text} {{ {BODY} }}"), FUSE_BIAS_GELU, Reason.GRAPH_OUTPUT)
-    captured = "t = Add(x, b) g = Gelu(t) y = If (on) <then_branch = a () => (c) { c = Neg(t) }, else_branch = d () => (e) { e = Neg(g) }>"
+    captured = (
+        "t = Add(x, b) g = Gelu(t) y = If (on) <then_branch = a () => (c) { c = Neg(t) }, "
+        "else_branch = d () => (e) { e = Neg(g) }>"
+    )
     assert_refuses(layer(captured, more=", bool on"), FUSE_BIAS_GELU, Reason.SHARED)
 
 

@@ -105,9 +105,15 @@ def test_refuses_interior_values_with_another_use() -> None:
     assert_refuses(
         layer("p = MatMul(a, b) q = Mul(p, c) y = Add(q, p)", b="B,4,N"), FUSE_SCALED_MATMUL, Reason.SHARED
     )
-    text = '<ir_version: 10, opset_import: ["": 13]> g (float[M,4] a, float[4,N] b) => (float[M,N] y, float[M,N] p)'
+    text = (
+        '<ir_version: 10, opset_import: ["": 13]> g (float[M,4] a, float[4,N] b) => (float[M,N] '
+        "y, float[M,N] p)"
+    )
     assert_refuses(model(f"{text} <float c = {{2}}> {{ {SCALED} }}"), FUSE_SCALED_MATMUL, Reason.GRAPH_OUTPUT)
-    captured = "p = MatMul(a, b) m = Mul(p, c) y = If (on) <then_branch = f () => (d) { d = Neg(p) }, else_branch = e () => (g) { g = Neg(m) }>"
+    captured = (
+        "p = MatMul(a, b) m = Mul(p, c) y = If (on) <then_branch = f () => (d) { d = Neg(p) }, "
+        "else_branch = e () => (g) { g = Neg(m) }>"
+    )
     assert_refuses(layer(captured, b="B,4,N", more=", bool on"), FUSE_SCALED_MATMUL, Reason.SHARED)
 
 

@@ -76,7 +76,10 @@ def test_the_sum_is_given_where_others_use_it(body: str) -> None:
 
 
 def test_the_sum_may_be_an_output() -> None:
-    text = '<ir_version: 10, opset_import: ["": 17]> g (float[B,5] x, float[B,5] r) => (float[B,5] y, float[B,5] t)'
+    text = (
+        '<ir_version: 10, opset_import: ["": 17]> g (float[B,5] x, float[B,5] r) => (float[B,5] '
+        "y, float[B,5] t)"
+    )
     before = model(f"{text} <float[5] g, float[5] h> {{ {POST} }}")
     after = assert_fires(before, FUSE_SKIP_LAYER_NORM)
     assert [value.name for value in after.graph.outputs] == ["y", "t"]
@@ -111,7 +114,10 @@ def test_refuses_other_ranks(x: str) -> None:
     ],
 )
 def test_refuses_a_skip_of_another_shape(r: str, reason: Reason) -> None:
-    head = f'<ir_version: 10, opset_import: ["": 17]> g (float[B,S,5] x, float[{r}] r) => (y) <float[5] g, float[5] h>'
+    head = (
+        f'<ir_version: 10, opset_import: ["": 17]> g (float[B,S,5] x, float[{r}] r) => (y) '
+        f"<float[5] g, float[5] h>"
+    )
     assert_refuses(model(f"{head} {{ {POST} }}", infer=False), FUSE_SKIP_LAYER_NORM, reason)
 
 
@@ -133,7 +139,7 @@ def test_refuses_vectors_of_another_shape(vectors: str) -> None:
 
 def test_a_bias_that_is_no_vector_stays_before_the_sum() -> None:
     before = layer(BIASED, vectors="5 5 1")
-    assert apply_biased_only(before) == {Reason.SHAPE}
+    assert Reason.SHAPE in apply_biased_only(before)
     after = assert_fires(before, FUSE_SKIP_LAYER_NORM)
     assert [node.op_type for node in after.graph] == ["Add", "SkipLayerNormalization"]
     assert_equivalent(before, after)
@@ -145,7 +151,10 @@ def apply_biased_only(before: ir.Model) -> set[Reason]:
 
 
 def test_a_second_residual_is_no_bias() -> None:
-    text = '<ir_version: 10, opset_import: ["": 17]> g (float[B,5] x, float[B,5] r, float[5] o) => (float[B,5] y)'
+    text = (
+        '<ir_version: 10, opset_import: ["": 17]> g (float[B,5] x, float[B,5] r, float[5] o) => '
+        "(float[B,5] y)"
+    )
     before = model(f"{text} <float[5] g, float[5] h> {{ s = Add(x, o) t = Add(s, r) y = {NORM} }}")
     after = assert_fires(before, FUSE_SKIP_LAYER_NORM)
     assert [node.op_type for node in after.graph] == ["Add", "SkipLayerNormalization"]
@@ -156,7 +165,10 @@ def test_a_second_residual_is_no_bias() -> None:
 
 
 def test_refuses_a_bias_that_is_not_constant() -> None:
-    text = '<ir_version: 10, opset_import: ["": 17]> g (float[B,5] x, float[B,5] r, float[5] o) => (float[B,5] y)'
+    text = (
+        '<ir_version: 10, opset_import: ["": 17]> g (float[B,5] x, float[B,5] r, float[5] o) => '
+        "(float[B,5] y)"
+    )
     before = model(f"{text} <float[5] g, float[5] h> {{ s = Add(x, o) t = Add(s, r) y = {NORM} }}")
     assert Reason.CONSTANT in apply_biased_only(before)
 
@@ -190,7 +202,10 @@ def test_refuses_other_types(t: str) -> None:
 def test_refuses_statistics_that_others_use() -> None:
     body = "t = Add(x, r) n, mean, deviation = LayerNormalization(t, g, h) y = Sub(n, mean)"
     assert_refuses(layer(body), FUSE_SKIP_LAYER_NORM, Reason.SHARED)
-    text = '<ir_version: 10, opset_import: ["": 17]> g (float[B,5] x, float[B,5] r) => (float[B,5] y, float[B,1] mean)'
+    text = (
+        '<ir_version: 10, opset_import: ["": 17]> g (float[B,5] x, float[B,5] r) => (float[B,5] '
+        "y, float[B,1] mean)"
+    )
     body = "t = Add(x, r) y, mean = LayerNormalization(t, g, h)"
     assert_refuses(
         model(f"{text} <float[5] g, float[5] h> {{ {body} }}"), FUSE_SKIP_LAYER_NORM, Reason.GRAPH_OUTPUT

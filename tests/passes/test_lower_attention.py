@@ -71,7 +71,10 @@ def test_a_mask_of_finite_numbers_clears_nothing() -> None:
     assert_equivalent(before, assert_fires(before, LOWER_ATTENTION, 1, after))
 
 
-SPREAD = "ql = Shape <start = 2, end = 3> (q) kl = Shape <start = 2, end = 3> (k) both = Concat <axis = 0> (ql, kl)"
+SPREAD = (
+    "ql = Shape <start = 2, end = 3> (q) kl = Shape <start = 2, end = 3> (k) both = Concat <axis "
+    "= 0> (ql, kl)"
+)
 
 
 @pytest.mark.parametrize("shape", ["B,1,1,T", "1,T", "T", "B,1,S,1"])
@@ -115,7 +118,10 @@ def test_refuses_three_axes() -> None:
 def test_refuses_grouped_heads() -> None:
     inputs = "float[B,4,S,4] q, float[B,2,T,4] k, float[B,2,T,3] v"
     before = model(
-        f'<ir_version: 10, opset_import: ["": 24]> g ({inputs}) => (float[B,4,S,3] y) {{ y = Attention(q, k, v) }}'
+        (
+            f'<ir_version: 10, opset_import: ["": 24]> g ({inputs}) => (float[B,4,S,3] y) {{ y = '
+            f"Attention(q, k, v) }}"
+        )
     )
     assert_refuses(before, LOWER_ATTENTION, Reason.SHAPE)
 

@@ -59,7 +59,10 @@ def test_the_first_stays_where_others_use_it() -> None:
 
 def test_refuses_a_permutation_that_is_not_given() -> None:
     for first, second in (("", "<perm = [1, 0]>"), ("<perm = [1, 0]>", "")):
-        text = f'<ir_version: 10, opset_import: ["": 24]> g (float[A,B] x) => (y) {{ t = Transpose {first} (x) y = Transpose {second} (t) }}'
+        text = (
+            f'<ir_version: 10, opset_import: ["": 24]> g (float[A,B] x) => (y) {{ t = Transpose '
+            f"{first} (x) y = Transpose {second} (t) }}"
+        )
         assert_refuses(model(text), MERGE_TRANSPOSES, Reason.ATTRIBUTE)
 
 

@@ -69,9 +69,9 @@ def test_a_bias_that_one_of_them_lacks_stays_behind_the_split() -> None:
 
 
 def test_two_layers_are_packed() -> None:
-    body = (
-        BIASED
-        + " r = MatMul(v, wo) pq2 = MatMul(r, wq) pk2 = MatMul(r, wk) pv2 = MatMul(r, wv) a = Add(pq2, bq) b = Add(pk2, bk) c = Add(pv2, bv)"
+    body = BIASED + (
+        " r = MatMul(v, wo) pq2 = MatMul(r, wq) pk2 = MatMul(r, wk) pv2 = MatMul(r, wv) a = "
+        "Add(pq2, bq) b = Add(pk2, bk) c = Add(pv2, bv)"
     )
     head = '<ir_version: 10, opset_import: ["": 24]> g (float[B,S,4] x) => (float[B,S,3] y, float[B,S,5] z)'
     consts = f"{WEIGHTS}, {BIASES}, float[5,4] wo"
@@ -82,7 +82,10 @@ def test_two_layers_are_packed() -> None:
 
 
 def test_outputs_of_the_graph_keep_their_names() -> None:
-    head = '<ir_version: 10, opset_import: ["": 24]> g (float[B,4] x) => (float[B,5] q, float[B,3] k, float[B,5] v)'
+    head = (
+        '<ir_version: 10, opset_import: ["": 24]> g (float[B,4] x) => (float[B,5] q, float[B,3] '
+        "k, float[B,5] v)"
+    )
     before = model(f"{head} <{WEIGHTS}, {BIASES}> {{ {BIASED} }}")
     after = assert_fires(before, PACK_QKV)
     assert [value.name for value in after.graph.outputs] == ["q", "k", "v"]
@@ -106,7 +109,10 @@ def test_equal_sizes_everywhere() -> None:
 
 
 def test_refuses_weights_that_are_not_constant() -> None:
-    head = f'<ir_version: 10, opset_import: ["": 24]> g (float[B,S,4] x, {WEIGHTS}) => (float[B,S,5] q, float[B,S,3] k, float[B,S,5] v)'
+    head = (
+        f'<ir_version: 10, opset_import: ["": 24]> g (float[B,S,4] x, {WEIGHTS}) => (float[B,S,5] '
+        f"q, float[B,S,3] k, float[B,S,5] v)"
+    )
     before = model(f"{head} <{BIASES}> {{ {BIASED} }}")
     assert_refuses(before, PACK_QKV, Reason.CONSTANT)
 
@@ -118,7 +124,10 @@ def test_refuses_a_weight_that_callers_may_replace() -> None:
 
 
 def test_refuses_a_bias_that_is_a_residual() -> None:
-    head = '<ir_version: 10, opset_import: ["": 24]> g (float[B,S,4] x, float[B,S,5] r) => (float[B,S,5] q, float[B,S,3] k, float[B,S,5] v)'
+    head = (
+        '<ir_version: 10, opset_import: ["": 24]> g (float[B,S,4] x, float[B,S,5] r) => '
+        "(float[B,S,5] q, float[B,S,3] k, float[B,S,5] v)"
+    )
     before = model(f"{head} <{WEIGHTS}, {BIASES}> {{ {BIASED.replace('Add(pq, bq)', 'Add(pq, r)')} }}")
     outcome = apply(before, PACK_QKV)
     assert outcome.patterns == ("without_biases",)
@@ -127,10 +136,16 @@ def test_refuses_a_bias_that_is_a_residual() -> None:
 
 def test_refuses_weights_of_other_ranks() -> None:
     body = PRODUCTS.replace("pq", "q").replace("pk", "k").replace("pv", "v")
-    head = '<ir_version: 10, opset_import: ["": 24]> g (float[B,S,4] x) => (float[B,S,5] q, float[B,S,3] k, float[B,S,5] v)'
+    head = (
+        '<ir_version: 10, opset_import: ["": 24]> g (float[B,S,4] x) => (float[B,S,5] q, '
+        "float[B,S,3] k, float[B,S,5] v)"
+    )
     before = model(f"{head} <float[1,4,5] wq, float[1,4,3] wk, float[1,4,5] wv> {{ {body} }}")
     assert_refuses(before, PACK_QKV, Reason.RANK)
-    head = '<ir_version: 10, opset_import: ["": 24]> g (float[B,S,4] x) => (float[B,S] q, float[B,S] k, float[B,S] v)'
+    head = (
+        '<ir_version: 10, opset_import: ["": 24]> g (float[B,S,4] x) => (float[B,S] q, '
+        "float[B,S] k, float[B,S] v)"
+    )
     before = model(f"{head} <float[4] wq, float[4] wk, float[4] wv> {{ {body} }}")
     assert_refuses(before, PACK_QKV, Reason.RANK)
 
@@ -151,7 +166,10 @@ def apply_with_biases_only(before: ir.Model) -> set[Reason]:
 def test_refuses_interior_values_with_another_use() -> None:
     before = layer(BIASED + " o = Add(pq, q)")
     assert apply_with_biases_only(before) == {Reason.SHARED}
-    head = '<ir_version: 10, opset_import: ["": 24]> g (float[B,S,4] x) => (float[B,S,5] pq, float[B,S,5] q, float[B,S,3] k, float[B,S,5] v)'
+    head = (
+        '<ir_version: 10, opset_import: ["": 24]> g (float[B,S,4] x) => (float[B,S,5] pq, '
+        "float[B,S,5] q, float[B,S,3] k, float[B,S,5] v)"
+    )
     before = model(f"{head} <{WEIGHTS}, {BIASES}> {{ {BIASED} }}")
     assert apply_with_biases_only(before) == {Reason.GRAPH_OUTPUT}
     assert_equivalent(before, assert_fires(before, PACK_QKV))  # the products alone are packed
@@ -180,7 +198,10 @@ def test_near_misses_stay() -> None:
     )
     two = "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x2, wv)"
     assert_refuses(model(f"{head} <{WEIGHTS}> {{ {two} }}"), PACK_QKV, Reason.STRUCTURE)
-    head = '<ir_version: 10, opset_import: ["": 24]> g (float[4,4] x) => (float[4,5] q, float[4,3] k, float[4,4] v)'
+    head = (
+        '<ir_version: 10, opset_import: ["": 24]> g (float[4,4] x) => (float[4,5] q, float[4,3] '
+        "k, float[4,4] v)"
+    )
     right = "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(wv, x)"
     assert_refuses(
         model(f"{head} <{WEIGHTS.replace('[4,5] wv', '[4,4] wv')}> {{ {right} }}"), PACK_QKV, Reason.STRUCTURE

@@ -8,20 +8,21 @@ Before:                                                                    After
                                                                  |                    |
                                                                  y [B,H,S,E]          y
 
-Each scale may be missing, a multiplication or a division. The key's transpose T may be one Transpose, one that
-also splits the heads ([B,T,H,D] -> [B,H,D,T]), or the Reshape, Transpose, Reshape of torch at opset 18. The mask may
-be added, or select between the scores and a number of at most -1e30. Softmax may be computed in float32 between two
-Casts, and rows without any key may be set to zero (``Where(IsNaN(p), 0, p)``).
+Each scale may be missing, a multiplication or a division. The key's transpose T may be one Transpose, one
+that also splits the heads ([B,T,H,D] -> [B,H,D,T]), or the Reshape, Transpose, Reshape of torch at opset 18.
+The mask may be added, or select between the scores and a number of at most -1e30. Softmax may be computed in
+float32 between two Casts, and rows without any key may be set to zero (``Where(IsNaN(p), 0, p)``).
 
 Shapes:    q [B,H,S,D], k [B,H,T,D], v [B,H,T,E], mask broadcastable to [B,H,S,T]; any of them may be dynamic.
 Dtypes:    float16, bfloat16, float32; a mask that selects: not float16.
 Refuses:   OPSET below 24; DTYPE not listed (float64: the operator's scale is single), or types that differ;
-           RANK not 4, or a mask or number of rank above 4; SHAPE batch, heads, lengths or head sizes that differ;
-           UNKNOWN sizes not known to be equal; CONSTANT a scale that is not above zero and finite;
+           RANK not 4, or a mask or number of rank above 4; SHAPE batch, heads, lengths or head sizes that
+           differ; UNKNOWN sizes not known to be equal; CONSTANT a scale that is not above zero and finite;
            SHARED and GRAPH_OUTPUT interior values.
-Numerics:  same sum; a backend scales before or after the product. A row whose mask is -inf throughout is 0 after
-           and NaN before, unless the source guards it as above. One of the lowest number throughout gives the mean
-           of v; ONNX Runtime's kernel (1.31) gives 0, so where a Where chooses that number it is raised by 1 %.
+Numerics:  same sum; a backend scales before or after the product. A row whose mask is -inf throughout is 0
+           after and NaN before, unless the source guards it as above. One of the lowest number throughout
+           gives the mean of v; ONNX Runtime's kernel (1.31) gives 0, so where a Where chooses that number it
+           is raised by 1 %.
 Source:    Vaswani et al. 2017, arXiv:1706.03762; ONNX operator Attention-24.
 """
 

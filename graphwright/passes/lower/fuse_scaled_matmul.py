@@ -6,9 +6,9 @@ Before:                                                  After:
 
 Shapes:    a [..., M, K], b [..., K, N] or, transposed, [..., N, K].
 Dtypes:    float32 (the CPU provider has no other kernel).
-Refuses:   OPSET below 13; DTYPE other than float32; ATTRIBUTE a permutation that is not given as the swap of the
-           last two axes; RANK a number of more axes than the product is known to have; SHARED and GRAPH_OUTPUT
-           interior values.
+Refuses:   OPSET below 13; DTYPE other than float32; ATTRIBUTE a permutation that is not given as the swap of
+           the last two axes; RANK a number of more axes than the product is known to have; SHARED and
+           GRAPH_OUTPUT interior values.
 Numerics:  the scale is applied inside the product.
 Source:    ONNX Runtime, ContribOperators.md, com.microsoft.FusedMatMul.
 """

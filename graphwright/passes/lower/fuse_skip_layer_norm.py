@@ -8,9 +8,10 @@ Before:                                                        After:
 
 Shapes:    x, skip and y [B,S,E] or [T,E], of the same shape; scale, shift and bias [E]. E is static.
 Dtypes:    float32, float16.
-Refuses:   RANK of x not known to be 2 or 3; SHAPE x and skip of other shapes; UNKNOWN whether they are equal; SHAPE
-           a scale, shift or bias that is not [E], or an E that is not static; CONSTANT a bias that is not constant;
-           ATTRIBUTE a norm over more than the last axis; DTYPE not listed; SHARED and GRAPH_OUTPUT interior values.
+Refuses:   RANK of x not known to be 2 or 3; SHAPE x and skip of other shapes; UNKNOWN whether they are equal;
+           SHAPE a scale, shift or bias that is not [E], or an E that is not static; CONSTANT a bias that is
+           not constant; ATTRIBUTE a norm over more than the last axis; DTYPE not listed; SHARED and
+           GRAPH_OUTPUT interior values.
 Numerics:  same formula; one rounding less.
 Source:    ONNX Runtime, ContribOperators.md, com.microsoft.SkipLayerNormalization.
 """

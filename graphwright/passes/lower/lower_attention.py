@@ -7,15 +7,17 @@ Before:                              After:
          |                                                                                                     |
          y                                                                                                     y
 
-An expanded mask is taken as it was before, since addition expands too. A boolean mask becomes 0 and -inf. A row
-whose mask is -inf throughout attends to nothing: Attention makes it 0, so where a mask is not known to be finite,
-such rows of the result are set to 0 (``Where(ReduceMax(mask) == -inf, 0, y)``).
+An expanded mask is taken as it was before, since addition expands too. A boolean mask becomes 0 and -inf. A
+row whose mask is -inf throughout attends to nothing: Attention makes it 0, so where a mask is not known to be
+finite, such rows of the result are set to 0 (``Where(ReduceMax(mask) == -inf, 0, y)``).
 
-Shapes:    q [B,H,S,D], k [B,H,T,D], v [B,H,T,E], mask broadcastable to [B,H,S,T]; D static unless scale is given.
+Shapes:    q [B,H,S,D], k [B,H,T,D], v [B,H,T,E], mask broadcastable to [B,H,S,T]; D static unless scale is
+           given.
 Dtypes:    float16, bfloat16, float32, float64.
-Refuses:   RANK inputs that are not of 4 axes; ATTRIBUTE is_causal, softcap, or a softmax precision other than the
-           inputs' own; UNKNOWN shapes, heads, lengths or head size; SHAPE grouped heads; DTYPE not listed, or values
-           or a mask of another type than the queries; SHARED and GRAPH_OUTPUT present keys, values or scores.
+Refuses:   RANK inputs that are not of 4 axes; ATTRIBUTE is_causal, softcap, or a softmax precision other than
+           the inputs' own; UNKNOWN shapes, heads, lengths or head size; SHAPE grouped heads; DTYPE not
+           listed, or values or a mask of another type than the queries; SHARED and GRAPH_OUTPUT present keys,
+           values or scores.
 Numerics:  same formula; the scores are scaled after the product.
 Source:    ONNX operator Attention-24, its function body; benchmarks/encoder.py for the speed.
 """

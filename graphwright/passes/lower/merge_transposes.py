@@ -5,8 +5,8 @@ Before:                                          After:
 
     x -- Transpose<p> -- Transpose<q> -- y           x            (where p[q] changes nothing)
 
-Axis i of y is axis q[i] of the middle value, which is axis p[q[i]] of x. The first Transpose stays
-if others use it.
+Axis i of y is axis q[i] of the middle value, which is axis p[q[i]] of x. The first Transpose stays if others
+use it.
 
 Shapes:    x [...] of the length of p and q; any size may be dynamic.
 Dtypes:    any.

@@ -7,9 +7,9 @@ Before:                              After:
 
 Shapes:    x [..., E], weights [E, N] constant, each with its own N; biases [N] constant, all three or none.
 Dtypes:    any that MatMul takes; it has one for all.
-Refuses:   OPSET below 13; CONSTANT a weight or bias that is not constant; RANK a weight that is no matrix, a bias
-           that is no vector; SHAPE a bias whose length is not its weight's columns; SHARED and GRAPH_OUTPUT
-           interior values.
+Refuses:   OPSET below 13; CONSTANT a weight or bias that is not constant; RANK a weight that is no matrix, a
+           bias that is no vector; SHAPE a bias whose length is not its weight's columns; SHARED and
+           GRAPH_OUTPUT interior values.
 Numerics:  the same sums, each in the order that the backend's product takes.
 Source:    Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2; block matrix product.
 """
@@ -50,7 +50,7 @@ def packed(
             detail = f"the bias {bias.name} has {bias.shape[0]} entries for {weight.shape[1]} columns"
             require(bias.shape[0] == weight.shape[1], Reason.SHAPE, detail)
         product = op.Add(product, op.constant(concatenated(biases, 0), "packed_bias"))
-    sizes = [int(weight.shape[1]) for weight in weights]
+    sizes = [weight.shape.numpy()[1] for weight in weights]
     outputs: tuple[ir.Value, ...] = op.Split(product, sizes, axis=-1, _outputs=3)
     return outputs
 

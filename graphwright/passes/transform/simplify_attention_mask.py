@@ -7,13 +7,13 @@ Before:                                              After:
     keys -- Expand -- Where 0, number -- mask            keys -- Where 0, number -- Expand [S,T] -- mask
 
 What only repeats a mask says nothing, but the mask that Attention gets keeps its two lengths
-(passes/attention.py); a lowering to products takes the expansion off. An operand is always true where its nodes
-prove it: a comparison of positions with zero, a constant, a conjunction of such.
+(passes/attention.py); a lowering to products takes the expansion off. An operand is always true where its
+nodes prove it: a comparison of positions with zero, a constant, a conjunction of such.
 
 Shapes:    q and k of 4 axes; mask of at most 4 axes whose last one is the key length.
 Dtypes:    any that Attention takes.
-Refuses:   UNKNOWN a last size that is not known to be the key length; CONSTANT no operand that is always true; RANK
-           queries and keys that are not of 4 axes; SHARED and GRAPH_OUTPUT present keys or scores.
+Refuses:   UNKNOWN a last size that is not known to be the key length; CONSTANT no operand that is always
+           true; RANK queries and keys that are not of 4 axes; SHARED and GRAPH_OUTPUT present keys or scores.
 Numerics:  the same.
 Source:    ONNX operator Attention-24, input attn_mask; the mask of transformers' masking_utils.
 """
