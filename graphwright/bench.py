@@ -88,9 +88,9 @@ def _summary(shape: str, name: str, times: Sequence[float]) -> Latency:
 
 def bench_artifact(
     artifact: Artifact,
-    *,
     baseline: str | Path | None = None,
     shapes: Sequence[str] = (),
+    *,
     threads: int | None = None,
     runs: int = 50,
     seconds: float | None = None,

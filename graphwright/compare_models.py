@@ -1,6 +1,6 @@
 """Compare two models of any kind by numbers, output by output."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphwright.compilation.checking import requests, runner
+from graphwright.compilation.checking import Call, requests, runner
 from graphwright.compilation.settings import as_profile
 from graphwright.engine.compare import TOLERANCES, Tolerance, compare, gap_of, plain
 from graphwright.engine.verification import sizes_text
 from graphwright.errors import GraphwrightError, RequestError, VerificationError
+from graphwright.frontends import Source
 from graphwright.optimize import load_source
 
 Arrays = Mapping[str, np.ndarray]
@@ -71,36 +72,47 @@ def compare_models(
         (True, False)
     """
     a, b = (load_source(model, profile=profile, task=task) for model in (first, second))
-    bound = as_profile(profile).bind(a.model)
-    given = (
-        [read_arrays(inputs, a.model)] if inputs is not None else requests(a.model, bound, a.example_inputs)
-    )
-    run_a, run_b = runner(a), runner(b)
+    given = [read_arrays(inputs, a.model)] if inputs is not None else _requests(a, profile)
     allowed = TOLERANCES if tolerance is None else {dtype: Tolerance(tolerance, 0.0) for dtype in TOLERANCES}
+    found = _compare(runner(a), runner(b), given, allowed, may_skip=inputs is None and profile is None)
+    if not found.points:
+        reason = found.skipped[0] if found.skipped else "no inputs"
+        hint = "give --profile or --inputs"
+        raise VerificationError(str(first), f"no shape that it runs at ({reason})", hint=hint)
+    return found
+
+
+def _requests(source: Source, profile: str | None) -> list[dict[str, np.ndarray]]:
+    return requests(source.model, as_profile(profile).bind(source.model), source.example_inputs)
+
+
+def _compare(
+    run_a: Call,
+    run_b: Call,
+    given: Sequence[Arrays],
+    allowed: Mapping[ir.DataType, Tolerance],
+    *,
+    may_skip: bool,
+) -> Comparison:
     found: dict[str, OutputDifference] = {}
     skipped: list[str] = []
     for each in given:
         try:
             expected = run_a(each)
         except GraphwrightError as error:
-            if inputs is not None or profile is not None:
+            if not may_skip:
                 raise
             skipped.append(f"{sizes_text(each)}: {error}")
             continue
         _add(found, expected, _answers(run_b, each), allowed, sizes_text(each))
-    if len(skipped) == len(given):
-        raise VerificationError(
-            str(first), f"no shape that it runs at ({skipped[0]})", hint="give --profile or --inputs"
-        )
     return Comparison(tuple(found.values()), len(given) - len(skipped), tuple(skipped))
 
 
-def _answers(run: Any, inputs: Arrays) -> Arrays | str:
+def _answers(run: Call, inputs: Arrays) -> Arrays | str:
     try:
-        answers: Arrays = run(inputs)
+        return run(inputs)
     except GraphwrightError as error:
         return str(error)
-    return answers
 
 
 def _add(

@@ -24,7 +24,7 @@ from graphwright.engine.pipeline import Pass, Pipeline, Step, run_pipeline
 from graphwright.engine.rewrite import Run
 from graphwright.engine.structure import check_onnx, check_structure
 from graphwright.engine.verify import RegionVerifier
-from graphwright.runtime.reference import evaluate
+from graphwright.runtime.reference import Reference, evaluate
 
 __all__ = [
     "Outcome",
@@ -101,7 +101,7 @@ def apply(before: ir.Model, tested: Pass, *, regions: bool = False) -> Outcome:
         VerificationError: an application changes the numbers.
     """
     record = Record()
-    observers = [record, RegionVerifier(evaluate)] if regions else [record]
+    observers = [record, RegionVerifier(evaluate, prepare=Reference)] if regions else [record]
     run = Run(before.clone(), observers, explain=True)
     after = run_pipeline(run, Pipeline((Step(tested, "lift"),)))
     check_structure(after, tested.name)

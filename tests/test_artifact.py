@@ -125,7 +125,15 @@ def test_weights_that_the_manifest_does_not_know_are_refused(saved: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"format": 2}', '{"format": 1}', '{"format": 1, "files": 3, "profile": {}, "target": ""}']
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"format": 2}',
+        '{"format": 1}',
+        '{"format": 1, "files": 3, "profile": {}, "target": ""}',
+    ],
 )
 def test_a_manifest_of_another_form_is_refused(saved: Path, text: str) -> None:
     (saved / "manifest.json").write_text(text)
@@ -170,6 +178,20 @@ def test_an_artifact_outlives_the_folder_that_another_replaces(saved: Path) -> N
     before = artifact(x=X)["y"].copy()
     make(scale=3.0).save(saved)
     np.testing.assert_array_equal(artifact(x=X)["y"], before)
+
+
+def test_weights_stay_right_when_saving_moves_them_within_their_file(saved: Path) -> None:
+    artifact = gw.load(saved)
+    initializers = artifact.model.graph.initializers
+    (name,) = initializers
+    weight = initializers.pop(name)
+    extra = ir.tensor(np.zeros(4096, np.float32), name="extra")
+    for value in (ir.Value(name="extra", type=ir.TensorType(ir.DataType.FLOAT), const_value=extra), weight):
+        value.shape = ir.Shape(value.const_value.shape.numpy())
+        initializers[value.name] = value
+    artifact.save(saved)
+    np.testing.assert_allclose(X @ weight.const_value.numpy(), product(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(gw.load(saved)(x=X)["y"], product(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("stranger", ["notes.txt", "sub/notes.txt"])

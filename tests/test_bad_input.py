@@ -32,7 +32,9 @@ def with_weights(name: str = "model.onnx") -> onnx.ModelProto:
     """A model whose weights lie in a file beside it."""
     weight = onnx.numpy_helper.from_array(np.ones((SIDE, SIDE), np.float32), "w")
     x, y = (onnx.helper.make_tensor_value_info(each, 1, ["n", SIDE]) for each in "xy")
-    graph = onnx.helper.make_graph([onnx.helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], [weight])
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], [weight]
+    )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 24)], ir_version=10)
     onnx.save(model, name, save_as_external_data=True, location=f"{name}.data", size_threshold=0)
     return onnx.load(name, load_external_data=False)
@@ -108,7 +110,9 @@ def files() -> set[str]:
 
 
 def is_one_paragraph(text: str) -> bool:
-    return text.startswith("error: ") and text.count("\n") == 1 and "Traceback" not in text and "found" in text
+    return (
+        text.startswith("error: ") and text.count("\n") == 1 and "Traceback" not in text and "found" in text
+    )
 
 
 def fails(capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -> str:

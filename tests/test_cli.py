@@ -21,7 +21,12 @@ gated (float[batch, 8] x) => (float[batch, 8] y) {
     y = Mul(x, gate)
 }"""
 SHARED = MODEL.replace("(float[batch, 8] y)", "(float[batch, 8] y, float[batch, 8] gate)")
-TANH = "def edit(graph):\n    for node in graph.nodes:\n        if node.op == 'Sigmoid':\n            node.op = 'Tanh'\n"
+TANH = """
+def edit(graph):
+    for node in graph.nodes:
+        if node.op == "Sigmoid":
+            node.op = "Tanh"
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +67,17 @@ def spawn(*arguments: str, **options: object) -> "subprocess.CompletedProcess[st
 
 
 def test_the_documented_verbs_are_there() -> None:
-    assert VERBS == ["export", "optimize", "verify", "explain", "bisect", "inspect", "bench", "passes", "doctor"]
+    assert VERBS == [
+        "export",
+        "optimize",
+        "verify",
+        "explain",
+        "bisect",
+        "inspect",
+        "bench",
+        "passes",
+        "doctor",
+    ]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -114,7 +129,16 @@ def test_a_rule_can_be_explained_after_optimizing(capsys: pytest.CaptureFixture[
 
 
 def test_a_script_that_changes_the_numbers_is_caught_and_named(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["optimize", "model.onnx", "-o", "out", "--gs-script", "script.py:edit", "--failure-dir", "case"]
+    arguments = [
+        "optimize",
+        "model.onnx",
+        "-o",
+        "out",
+        "--gs-script",
+        "script.py:edit",
+        "--failure-dir",
+        "case",
+    ]
     assert main(arguments) == 1
     assert capsys.readouterr().err.startswith("error: model: found other numbers at x [1, 8]")
     assert not Path("out").exists()
@@ -200,7 +224,12 @@ def test_doctor_names_what_is_there_and_how_to_get_the_rest(capsys: pytest.Captu
 
 @pytest.mark.parametrize(
     "arguments",
-    [["unknown"], ["optimize"], ["optimize", "model.onnx"], ["optimize", "model.onnx", "-o", "x", "--no-such"]],
+    [
+        ["unknown"],
+        ["optimize"],
+        ["optimize", "model.onnx"],
+        ["optimize", "model.onnx", "-o", "x", "--no-such"],
+    ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
@@ -245,3 +274,13 @@ def test_the_program_itself_prints_data_on_stdout_only() -> None:
     assert done.returncode == 0
     assert json.loads(done.stdout)["output"] == "out"
     assert done.stderr == "wrote out\n" or done.stderr == ""
+
+
+def test_what_would_fail_at_the_end_is_refused_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert main(["optimize", "model.onnx", "-o", "out", "--html", "out.html"]) == 4
+    assert "pip install graphwright[report]" in capsys.readouterr().err
+    assert main(["optimize", "model.onnx", "-o", "out", "--explain", "fuse-nothing"]) == 2
+    assert not Path("out").exists()

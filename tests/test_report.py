@@ -80,7 +80,9 @@ def test_a_report_comes_back_from_json() -> None:
 def test_a_number_that_json_lacks_is_written_as_text() -> None:
     point = VerifiedPoint({}, "y", float("inf"), float("nan"))
     report = full()
-    broken = Report(*(getattr(report, name) for name in list(vars(report))[:7]), Verification("final", "x", (point,)))
+    broken = Report(
+        *(getattr(report, name) for name in list(vars(report))[:7]), Verification("final", "x", (point,))
+    )
     text = json.dumps(broken.to_json(), allow_nan=False)
     verification = Report.from_json(json.loads(text)).verification
     assert verification is not None

@@ -1,15 +1,12 @@
 """The verbs that check: verify, explain, bisect."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from graphwright.cli import options
 from graphwright.cli.output import say, say_json, table
-
-if TYPE_CHECKING:
-    from graphwright.engine.explain import Explanation
 
 
 def verify(
@@ -65,12 +62,7 @@ def explain(
     )
     if as_json:
         say_json(found.to_json())
-    else:
-        print_misses(found)
-
-
-def print_misses(found: "Explanation") -> None:
-    """Print the nearest misses as a table."""
+        return
     rows = [(miss.pass_name, miss.node, miss.found, miss.reason.name, miss.detail) for miss in found.misses]
     if rows:
         table(("pass", "node", "matched", "reason", "detail"), rows)
@@ -87,9 +79,7 @@ def bisect(
     target: options.Target = "ort-cpu",
     passes: options.PassesText = None,
     gs_script: options.Scripts = None,
-    failure_dir: Annotated[Path, typer.Option(help="Where the reproducer goes.")] = Path(
-        "graphwright-failure"
-    ),
+    failure_dir: options.FailureFolder = options.FAILURE_FOLDER,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:

@@ -111,15 +111,8 @@ def bench(
     from graphwright.report.text import latency_text
 
     artifact = load(folder)
-    found = bench_artifact(
-        artifact,
-        baseline=baseline,
-        shapes=shape or (),
-        threads=threads,
-        runs=runs,
-        seconds=seconds,
-        tell=note,
-    )
+    shapes = shape or ()
+    found = bench_artifact(artifact, baseline, shapes, threads=threads, runs=runs, seconds=seconds, tell=note)
     if html is not None:
         replace(artifact.report, latency=tuple(found)).to_html(html)
     if as_json:

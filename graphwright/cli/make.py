@@ -1,17 +1,21 @@
 """The verbs that make something: export, optimize."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from graphwright.cli import options
-from graphwright.cli.output import note, say, say_json
+from graphwright.cli.output import note, say, say_json, table
 
 if TYPE_CHECKING:
-    from graphwright.compilation.settings import Settings
+    from graphwright.report import Report
 
 Output = Annotated[Path, typer.Option("-o", "--output", help="Where the result goes.")]
+StopAfter = Annotated[int | None, typer.Option(min=0, help="Make the first N applications only.")]
+PrintChanges = Annotated[bool, typer.Option("--print-changes", help="A diff after each pass, on stderr.")]
+ExplainRule = Annotated[str | None, typer.Option(metavar="RULE", help="Also print why it did not fire.")]
 
 
 def export(
@@ -61,69 +65,61 @@ def optimize(
     passes: options.PassesText = None,
     verify: Annotated[str, typer.Option(help="off, final, region or each.")] = "final",
     precision: Annotated[str, typer.Option(help="fp32; others are to come.")] = "fp32",
-    stop_after: Annotated[int | None, typer.Option(min=0, help="Make the first N applications only.")] = None,
-    print_changes: Annotated[
-        bool, typer.Option("--print-changes", help="A diff after each pass, on stderr.")
-    ] = False,
+    stop_after: StopAfter = None,
+    print_changes: PrintChanges = False,
     gs_script: options.Scripts = None,
-    explain: Annotated[
-        str | None, typer.Option(metavar="RULE", help="Also print why this rule did not fire.")
-    ] = None,
+    explain: ExplainRule = None,
     html: Annotated[Path | None, typer.Option(help="Also write the report as HTML.")] = None,
     padding: Annotated[str, typer.Option(help="keep; free is to come.")] = "keep",
     tune: Annotated[bool, typer.Option("--tune", help="Measure alternatives; to come.")] = False,
-    failure_dir: Annotated[Path, typer.Option(help="Where a failed check leaves its case.")] = Path(
-        "graphwright-failure"
-    ),
+    failure_dir: options.FailureFolder = options.FAILURE_FOLDER,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """Optimize a model, check the result by numbers and write an artifact's folder."""
     from graphwright.compilation.settings import Settings
-    from graphwright.folder import check_target
     from graphwright.optimize import compile_model
 
-    check_target(output)
-    settings = Settings(
-        profile=profile,
-        task=task,
-        target=target,
-        passes=passes,
-        precision=precision,
-        verify=verify,
-        tune=tune,
-        padding=padding,
-        progress=False if quiet else None,
-        stop_after=stop_after,
-        print_changes=print_changes,
-        scripts=tuple(gs_script or ()),
-        staging=output.absolute().parent,
-        failure_dir=failure_dir,
-    )
+    _check_early(output, html, explain)
+    shown = False if quiet else None
+    common = Settings(profile, task, target, passes, precision, verify, tune, padding, shown)
+    tools = replace(common, scripts=tuple(gs_script or ()), stop_after=stop_after, explain=explain)
+    settings = replace(tools, print_changes=print_changes, staging=output.parent, failure_dir=failure_dir)
     artifact = compile_model(model, None, settings)
     artifact.save(output)
+    note(f"wrote {output}")
     if html is not None:
         artifact.report.to_html(html)
     if as_json:
-        say_json(
-            {"output": str(output), "files": artifact.manifest["files"], "report": artifact.report.to_json()}
-        )
-        return
+        report = artifact.report.to_json()
+        say_json({"output": str(output), "files": artifact.manifest["files"], "report": report})
+    else:
+        _print_result(artifact.report, explain, quiet)
+
+
+def _check_early(output: Path, html: Path | None, rule: str | None) -> None:
+    """Refuse what would fail at the end of a long run."""
+    from graphwright.folder import check_target
+    from graphwright.passes import CATALOGUE
+    from graphwright.report.html import environment
+
+    check_target(output)
+    if html is not None:
+        environment()
+    if rule is not None:
+        CATALOGUE.find(rule)
+
+
+def _print_result(report: "Report", rule: str | None, quiet: bool) -> None:
     if not quiet:
-        say(artifact.report.table())
-    if explain is not None:
-        _explain(model, explain, settings)
-    note(f"wrote {output}")
-
-
-def _explain(model: str, rule: str, settings: "Settings") -> None:
-    from graphwright.cli.check import print_misses
-    from graphwright.diagnose import explain_source
-    from graphwright.optimize import load_source
-
-    source = load_source(model, profile=settings.profile, task=settings.task)
-    print_misses(explain_source(source, rule, settings))
+        say(report.table())
+    if rule is None:
+        return
+    rows = [(one.node, one.reason, one.detail) for one in report.explanations if one.pass_name == rule]
+    say(f"\n{rule} did not fire at:" if rows else f"\n{rule}: nothing else came near.")
+    if rows:
+        table(("node", "reason", "detail"), rows)
 
 
 VERBS = (

@@ -10,6 +10,8 @@ Model = Annotated[
 ]
 Folder = Annotated[Path, typer.Argument(help="An artifact's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+FAILURE_FOLDER = Path("graphwright-failure")
+FailureFolder = Annotated[Path, typer.Option("--failure-dir", help="Where a failed check leaves its case.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no report.")]
 ProfileText = Annotated[

@@ -27,12 +27,12 @@ from graphwright.errors import OutputError, VerificationError
 from graphwright.folder import MODEL, versions
 from graphwright.frontends import Source
 from graphwright.frontends.onnx import load_onnx, save_onnx
-from graphwright.report import Report, Verification
+from graphwright.report import Report, Size, Verification
 from graphwright.report.measure import explanations, pass_rows, size_of
 from graphwright.report.progress import Tell
 from graphwright.runtime.ort import OrtSession
 from graphwright.runtime.providers import has_provider_for
-from graphwright.runtime.reference import evaluate
+from graphwright.runtime.reference import Reference, evaluate
 
 # A result with larger weights is written to a file at once and mapped from there; it is never whole in
 # memory.
@@ -79,23 +79,24 @@ class Compilation:
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
-        rows = pass_rows(self.record.outcomes, self.record.applications, model)
-        report = Report(
+        report = self._report(model, before, self._verification(checked, regions))
+        discard = partial(shutil.rmtree, folder, ignore_errors=True) if folder is not None else None
+        manifest = self._manifest(report)
+        return Artifact(model, report, self.profile, manifest, path=path, discard=discard, session=session)
+
+    def _report(self, model: ir.Model, before: Size, verification: Verification) -> Report:
+        return Report(
             self.source.name,
             self.source.sha256,
             self.settings.target,
             str(self.pipeline),
-            rows,
+            pass_rows(self.record.outcomes, self.record.applications, model),
             before,
             size_of(model),
-            self._verification(checked, regions),
-            explanations(self.record.outcomes),
+            verification,
+            explanations(self.record.outcomes, self.settings.explain),
             (),
             self.seconds,
-        )
-        discard = partial(shutil.rmtree, folder, ignore_errors=True) if folder is not None else None
-        return Artifact(
-            model, report, self.profile, self._manifest(report), path=path, discard=discard, session=session
         )
 
     @contextmanager
@@ -118,14 +119,17 @@ class Compilation:
         verifier = self._verifier()
         if verifier is not None:
             observers.append(verifier)
-        model = run_pipeline(Run(self.source.model.clone(), observers), self.pipeline)
+        model = run_pipeline(
+            Run(self.source.model.clone(), observers, explain=self.settings.explain is not None),
+            self.pipeline,
+        )
         check_onnx(model, "after the last pass")
         model.ir_version = min(model.ir_version, NEWEST_IR_VERSION)
         return model, verifier
 
     def _verifier(self) -> RegionVerifier | EachVerifier | None:
         if self.settings.verify == "region":
-            return RegionVerifier(evaluate, folder=self.settings.failure_dir)
+            return RegionVerifier(evaluate, prepare=Reference, folder=self.settings.failure_dir)
         if self.settings.verify == "each":
             inputs = requests(self.source.model, self.profile, self.source.example_inputs)
             return EachVerifier(evaluate, self.source.model, inputs[:_EACH_POINTS])

@@ -28,6 +28,8 @@ class Settings:
     is saved (None: the system's temporary one). ``failure_dir`` is where a failed check leaves its
     reproducer.
 
+    ``explain`` names a rule: where it nearly fired goes to the report.
+
     Raises:
         UsageError: an option that does not exist, or that this version does not have yet.
 
@@ -52,6 +54,7 @@ class Settings:
     print_changes: bool = False
     staging: Path | None = None
     failure_dir: Path = FAILURE_FOLDER
+    explain: str | None = None
 
     def __post_init__(self) -> None:
         targets = tuple(CATALOGUE.defaults)

@@ -145,8 +145,8 @@ _ITEM = re.compile(r"(?P<name>-?[\w.-]+)\s*(?:\((?P<options>.*)\))?", re.DOTALL)
 
 
 def _split(text: str) -> list[str]:
-    """Split at the commas outside parentheses and quotes."""
-    parts = re.findall(r"(?:[^,(\"']|\([^)]*\)|\"[^\"]*\"|'[^']*')+", text)
+    """Split at the commas outside parentheses and quotes; what never closes is a part of its own."""
+    parts = re.findall(r"(?:[^,(\"']|\([^)]*\)|\"[^\"]*\"|'[^']*')+|[(\"']", text)
     return [part.strip() for part in parts if part.strip()]
 
 

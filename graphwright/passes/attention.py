@@ -66,7 +66,7 @@ def require_mask_as_long_as_keys(mask: ir.Value, k: ir.Value) -> None:
 
 
 def spread(op: Builder, mask: ir.Value, q: ir.Value, k: ir.Value) -> ir.Value:
-    """Return a mask whose last two sizes are the lengths of queries and keys, expanded unless they are known."""
+    """Return a mask whose last two sizes are the lengths of queries and keys, by Expand unless they are."""
     rows, columns = facts.dim(q, 2), facts.dim(k, 2)
     if facts.same_dim(facts.dim(mask, -2), rows) and facts.same_dim(facts.dim(mask, -1), columns):
         return mask

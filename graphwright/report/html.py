@@ -5,33 +5,44 @@ import secrets
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from graphwright.errors import MissingDependencyError, OutputError
 from graphwright.report import Report
 from graphwright.report.plot import bar_chart
 from graphwright.report.text import changed_operators, headline, refused, verified
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
-def page(report: Report) -> str:
-    """Return the page. Every text of the report is escaped: names come from model files.
+
+def environment() -> "Environment":
+    """Return what the template is rendered with; it escapes every text, since names come from model files.
 
     Raises:
         MissingDependencyError: jinja2 is not installed.
     """
     try:
         from jinja2 import Environment, StrictUndefined
-        from markupsafe import Markup
     except ImportError as error:
         hint = "pip install graphwright[report]"
-        raise MissingDependencyError(
-            "HTML report", "no jinja2", needed="the extra report", hint=hint
-        ) from error
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    text = files("graphwright.report").joinpath("report.html.jinja").read_text(encoding="utf-8")
+        needed = "the extra report"
+        raise MissingDependencyError("HTML report", "no jinja2", needed=needed, hint=hint) from error
+    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+def page(report: Report) -> str:
+    """Return the page.
+
+    Raises:
+        MissingDependencyError: jinja2 is not installed.
+    """
+    jinja = environment()
+    from markupsafe import Markup
+
+    template = files("graphwright.report").joinpath("report.html.jinja").read_text(encoding="utf-8")
     verification = report.verification
-    return environment.from_string(text).render(
+    return jinja.from_string(template).render(
         report=report,
         headline=headline(report),
         refused=refused,

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from graphwright.engine import facts
+from graphwright.engine.explain import explain
 from graphwright.engine.observe import Application, PassOutcome
 from graphwright.engine.rewrite import NUMBER
 from graphwright.report import Explanation, PassRow, Size
 
-# Reports keep the first refusals of each pass; the counts by reason are always complete.
-_REFUSALS_KEPT = 20
+# Reports keep the nearest misses of each pass; the counts by reason are always complete.
+_KEPT = 20
 
 
 def size_of(model: ir.Model) -> Size:
@@ -59,10 +60,12 @@ def surviving_numbers(model: ir.Model) -> set[int]:
     return {int(number) for number in found if number is not None and number.isdigit()}
 
 
-def explanations(outcomes: Sequence[PassOutcome]) -> tuple[Explanation, ...]:
-    """Return the refusals of a run as the report keeps them."""
-    return tuple(
-        Explanation(refusal.pass_name, refusal.node, refusal.reason.name, refusal.detail)
-        for outcome in outcomes
-        for refusal in outcome.refusals[:_REFUSALS_KEPT]
-    )
+def explanations(outcomes: Sequence[PassOutcome], rule: str | None = None) -> tuple[Explanation, ...]:
+    """Return what was refused, and what the rule that was asked about nearly matched, nearest first."""
+    kept: Counter[str] = Counter()
+    found: list[Explanation] = []
+    for miss in explain(outcomes).misses:
+        if (miss.is_complete or miss.pass_name == rule) and kept[miss.pass_name] < _KEPT:
+            kept[miss.pass_name] += 1
+            found.append(Explanation(miss.pass_name, miss.node, miss.reason.name, miss.detail))
+    return tuple(found)

@@ -6,8 +6,9 @@ import pytest
 from graphwright.engine import ranges
 from graphwright.testing import model
 
-CONSTS = """bool yes = {1}, bool no = {0}, int64 zero = {0}, int64 one = {1}, int64 minus = {-1}, int64[1] axes = {0},
-    int64[2] shape = {2, 1}, float low = {-3.4e38}, float nought = {0}, float[2] half = {0, 1}"""
+CONSTS = """bool yes = {1}, bool no = {0}, int64 zero = {0}, int64 one = {1}, int64 minus = {-1},
+    int64[1] axes = {0}, int64[2] shape = {2, 1}, float low = {-3.4e38}, float nought = {0},
+    float[2] half = {0, 1}"""
 
 
 def value(body: str, inputs: str = "float[N] x, bool[N] b, int64[N] i") -> ir.Value:

@@ -225,9 +225,10 @@ SPLIT = """
     k4 = Reshape <allowzero = 1> (kh, sizes)
     v4 = Reshape <allowzero = 1> (vh, sizes) v = Transpose <perm = [0, 2, 1, 3]> (v4)
 """
-CONSTS = f"""int64[1] minus1 = {{-1}}, int64[1] minus2 = {{-2}}, int64[1] four = {{4}}, int64 i0 = {{0}}, int64 i1 = {{1}},
-    int64[1] first = {{-9223372036854775807}}, int64[1] last = {{9223372036854775807}}, int64[3] axes013 = {{0, 1, 3}},
-    float zero = {{0}}, float low = {{{LOWEST}}}, float[1] inf = {{-inf}}, float root = {{0.7071067690849304}}, float scale = {{0.5}}"""
+CONSTS = f"""int64[1] minus1 = {{-1}}, int64[1] minus2 = {{-2}}, int64[1] four = {{4}}, int64 i0 = {{0}},
+    int64 i1 = {{1}}, int64[1] first = {{-9223372036854775807}}, int64[1] last = {{9223372036854775807}},
+    int64[3] axes013 = {{0, 1, 3}}, float zero = {{0}}, float low = {{{LOWEST}}}, float[1] inf = {{-inf}},
+    float root = {{0.7071067690849304}}, float scale = {{0.5}}"""
 MERGE = (
     "yt = Transpose <perm = [0, 2, 1, 3]> (y4) merged = Concat <axis = 0> (b, t, minus1) y = "
     "Reshape <allowzero = 1> (yt, merged)"

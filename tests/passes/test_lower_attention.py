@@ -118,10 +118,8 @@ def test_refuses_three_axes() -> None:
 def test_refuses_grouped_heads() -> None:
     inputs = "float[B,4,S,4] q, float[B,2,T,4] k, float[B,2,T,3] v"
     before = model(
-        (
-            f'<ir_version: 10, opset_import: ["": 24]> g ({inputs}) => (float[B,4,S,3] y) {{ y = '
-            f"Attention(q, k, v) }}"
-        )
+        f'<ir_version: 10, opset_import: ["": 24]> g ({inputs}) => (float[B,4,S,3] y) {{ y = '
+        f"Attention(q, k, v) }}"
     )
     assert_refuses(before, LOWER_ATTENTION, Reason.SHAPE)
 
@@ -176,7 +174,8 @@ def test_attention_with_a_cache_stays() -> None:
 
 
 def test_lowers_inside_a_branch() -> None:
-    branches = """y = If (on) <then_branch = t () => (float[B,2,S,3] x) { x = Attention <scale = 0.25> (q, k, v, mask) },
+    branches = """y = If (on) <then_branch = t () => (float[B,2,S,3] x) {
+            x = Attention <scale = 0.25> (q, k, v, mask) },
         else_branch = e () => (float[B,2,S,3] o) { o = MatMul(mask, v) }>"""
     before = layer(branches, mask="float[S,T] mask, bool on")
     after = assert_fires(before, LOWER_ATTENTION)
@@ -220,7 +219,7 @@ def test_same_numbers_as_the_operators_definition(
 def test_onnx_runtimes_kernel_agrees_on_the_masks_that_other_passes_make(
     form: str, kind: str, t: str
 ) -> None:
-    """What fuse-attention and simplify-attention-mask hand on: both lengths, -inf rows, nothing of the lowest number."""
+    """Both lengths given; rows of -inf, or of a number just above the lowest one."""
     before = layer(mask=f"{'bool' if kind == 'bool' else t}[{form}] mask", t=t)
     for b, s, n in ((2, 3, 5), (1, 1, 1), (3, 1, 2)):
         sizes = {"B": b, "S": s, "T": n, "1": 1, "2": 2}

@@ -34,14 +34,15 @@ def test_every_pair_of_three_axes(first: tuple[int, ...], second: tuple[int, ...
 
 
 def test_the_same_turn_twice_is_no_identity_unless_it_undoes_itself() -> None:
-    """Two equal permutations cancel only where they are involutions; a public optimizer removes them always."""
+    """Equal permutations cancel only where they are involutions; a public optimizer always removes them."""
     after = assert_fires(two((1, 2, 0), (1, 2, 0)), MERGE_TRANSPOSES)
     assert list(after.graph.node(0).attributes["perm"].as_ints()) == [2, 0, 1]
 
 
 def test_three_in_a_row_become_one() -> None:
     text = """<ir_version: 10, opset_import: ["": 24]> g (float[A,B,C] x) => (y) {
-        a = Transpose <perm = [1, 2, 0]> (x) b = Transpose <perm = [0, 2, 1]> (a) y = Transpose <perm = [2, 1, 0]> (b) }"""
+        a = Transpose <perm = [1, 2, 0]> (x) b = Transpose <perm = [0, 2, 1]> (a)
+        y = Transpose <perm = [2, 1, 0]> (b) }"""
     before = model(text)
     after = assert_fires(before, MERGE_TRANSPOSES, 2)
     assert len(list(after.graph)) == 1
@@ -87,7 +88,8 @@ def test_not_across_the_border_of_a_branch() -> None:
 
 
 def test_merges_inside_a_function() -> None:
-    text = """<ir_version: 10, opset_import: ["": 24, "own": 1]> g (float[A,B,C] x) => (float[C,B,A] y) { y = own.turn(x) }
+    text = """<ir_version: 10, opset_import: ["": 24, "own": 1]> g (float[A,B,C] x) => (float[C,B,A] y) {
+        y = own.turn(x) }
         <domain: "own", opset_import: ["": 24]> turn (x) => (y) {
         t = Transpose <perm = [1, 2, 0]> (x) y = Transpose <perm = [1, 0, 2]> (t) }"""
     before = model(text)

@@ -209,7 +209,8 @@ def test_near_misses_stay() -> None:
 
 
 def test_packs_inside_a_branch() -> None:
-    branches = f"""y = If (on) <then_branch = t () => (float[B,S,5] a) {{ {BIASED} s = Sub(q, v) m = ReduceMax(k) a = Mul(s, m) }},
+    branches = f"""y = If (on) <then_branch = t () => (float[B,S,5] a) {{
+            {BIASED} s = Sub(q, v) m = ReduceMax(k) a = Mul(s, m) }},
         else_branch = e () => (float[B,S,5] o) {{ o = MatMul(x, wq) }}>"""
     head = '<ir_version: 10, opset_import: ["": 24]> g (float[B,S,4] x, bool on) => (float[B,S,5] y)'
     assert_fires(model(f"{head} <{WEIGHTS}, {BIASES}> {{ {branches} }}"), PACK_QKV)

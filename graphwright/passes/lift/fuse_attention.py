@@ -14,6 +14,7 @@ The mask may be added, or select between the scores and a number of at most -1e3
 float32 between two Casts, and rows without any key may be set to zero (``Where(IsNaN(p), 0, p)``).
 
 Shapes:    q [B,H,S,D], k [B,H,T,D], v [B,H,T,E], mask broadcastable to [B,H,S,T]; any of them may be dynamic.
+           ONNX Runtime runs Attention only where none of B, S and T is 0.
 Dtypes:    float16, bfloat16, float32; a mask that selects: not float16.
 Refuses:   OPSET below 24; DTYPE not listed (float64: the operator's scale is single), or types that differ;
            RANK not 4, or a mask or number of rank above 4; SHAPE batch, heads, lengths or head sizes that

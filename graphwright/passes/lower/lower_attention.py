@@ -1,11 +1,11 @@
 """Spell ``Attention`` as products and a softmax, faster in ONNX Runtime's CPU provider than its own kernel.
 
-Before:                              After:
-    q   k   v   mask                     q [B,H,S,D] -------------+
-    |   |   |    |                       k [B,H,T,D] - Transpose -+- MatMul - * scale - + mask - Softmax -+
-    Attention<scale>                     v [B,H,T,E] -----------------------------------------------------+- MatMul
-         |                                                                                                     |
-         y                                                                                                     y
+Before:                     After:
+    q   k   v   mask            q [B,H,S,D] -------------+
+    |   |   |    |              k [B,H,T,D] - Transpose -+- MatMul - * scale - + mask - Softmax -+
+    Attention<scale>            v [B,H,T,E] -----------------------------------------------------+- MatMul - y
+         |
+         y
 
 An expanded mask is taken as it was before, since addition expands too. A boolean mask becomes 0 and -inf. A
 row whose mask is -inf throughout attends to nothing: Attention makes it 0, so where a mask is not known to be
