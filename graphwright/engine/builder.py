@@ -38,7 +38,7 @@ class Builder:
     """Makes nodes: ``op.Anything(x, y, axis=1)`` is an operator of that name and returns its output.
 
     ``_domain`` names a domain other than ONNX's; ``_outputs`` above 1 gives a tuple. A float among the inputs becomes
-    a constant of the first input's dtype; integers and lists of them become int64. Nothing is written to the graph.
+    a constant of the first floating dtype among them; integers and lists of them become int64. Nothing is written to the graph.
     """
 
     def __init__(
@@ -56,7 +56,8 @@ class Builder:
             raise AttributeError(op_type)
 
         def make(*inputs: Given, _domain: str = "", _outputs: int = 1, **attributes: Any) -> Any:
-            like = next((value.dtype for value in inputs if isinstance(value, ir.Value)), None)
+            dtypes = [value.dtype for value in inputs if isinstance(value, ir.Value) and value.dtype]
+            like = next((dtype for dtype in dtypes if dtype.is_floating_point()), None)
             values = [self._as_value(given, like) for given in inputs]
             given = {name: value for name, value in attributes.items() if value is not None}
             node = ir.node(op_type, values, attributes=given, domain=_domain, num_outputs=_outputs)

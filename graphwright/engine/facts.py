@@ -29,10 +29,10 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     """Return the tensor that a value always holds, or None; overridable initializers never count."""
     if value is None or value.is_graph_input():
         return None
-    if value.is_initializer():
-        return value.const_value
     node = value.producer()
-    if node is None or node.op_type != "Constant" or node.domain != "":
+    if node is None:  # an initializer, or a constant that a Builder has made and nobody has registered yet
+        return value.const_value
+    if node.op_type != "Constant" or node.domain != "":
         return None
     return _constant_node_tensor(node)
 

@@ -31,6 +31,16 @@ def is_finite(value: ir.Value | None, depth: int = 0) -> bool:
     return _holds(value, depth, lambda contents: bool(np.isfinite(contents).all()), lambda node, depth: False)
 
 
+def is_free_of_lowest(value: ir.Value | None) -> bool:
+    """Tell whether it is known that no element is the lowest finite number of its type, which stands for "masked"."""
+    if value is None or value.dtype is None:
+        return False
+    lowest = float(value.dtype.min)
+    return _holds(
+        value, 0, lambda contents: not bool((contents == lowest).any()), lambda node, depth: False
+    )
+
+
 def _holds(
     value: ir.Value | None,
     depth: int,
@@ -67,10 +77,7 @@ def _makes_true(node: ir.Node, depth: int) -> bool:
 
 
 def _makes_non_negative(node: ir.Node, depth: int) -> bool:
-    if node.op_type in (
-        "Shape",
-        "Size",
-    ):  # not Abs: it keeps NaN, and the lowest integer has no positive partner
+    if node.op_type in ("Shape", "Size"):  # not Abs: it keeps NaN, and the lowest integer has no partner
         return True
     if node.op_type == "Range":
         step = facts.scalar(node.inputs[2])

@@ -16,6 +16,7 @@ from graphwright.passes.lift.fuse_swish import FUSE_SWISH
 from graphwright.passes.lift.infer_shapes import INFER_SHAPES
 from graphwright.passes.lift.merge_initializers import MERGE_INITIALIZERS
 from graphwright.passes.lift.remove_identities import REMOVE_IDENTITIES
+from graphwright.passes.lift.remove_idle_reshapes import REMOVE_IDLE_RESHAPES
 from graphwright.passes.lower.clean_up import CLEAN_UP
 from graphwright.passes.lower.fuse_bias_gelu import FUSE_BIAS_GELU
 from graphwright.passes.lower.fuse_scaled_matmul import FUSE_SCALED_MATMUL
@@ -23,6 +24,7 @@ from graphwright.passes.lower.fuse_skip_layer_norm import FUSE_SKIP_LAYER_NORM
 from graphwright.passes.lower.lower_attention import LOWER_ATTENTION
 from graphwright.passes.lower.merge_transposes import MERGE_TRANSPOSES
 from graphwright.passes.lower.spell_residual_as_sum import SPELL_RESIDUAL_AS_SUM
+from graphwright.passes.transform.merge_attention_heads import MERGE_ATTENTION_HEADS
 from graphwright.passes.transform.pack_qkv import PACK_QKV
 from graphwright.passes.transform.simplify_attention_mask import SIMPLIFY_ATTENTION_MASK
 
@@ -30,6 +32,7 @@ LIFT: tuple[Pass, ...] = (
     CONVERT_OPSET,
     REMOVE_IDENTITIES,
     INFER_SHAPES,
+    REMOVE_IDLE_RESHAPES,
     FOLD_CONSTANTS,
     MERGE_INITIALIZERS,
     ELIMINATE_COMMON_SUBEXPRESSIONS,
@@ -40,7 +43,7 @@ LIFT: tuple[Pass, ...] = (
     FUSE_SWISH,
     FUSE_ATTENTION,
 )
-TRANSFORM: tuple[Pass, ...] = (SIMPLIFY_ATTENTION_MASK, PACK_QKV)
+TRANSFORM: tuple[Pass, ...] = (SIMPLIFY_ATTENTION_MASK, MERGE_ATTENTION_HEADS, PACK_QKV)
 LOWER: tuple[Pass, ...] = (
     LOWER_ATTENTION,
     MERGE_TRANSPOSES,
@@ -57,17 +60,16 @@ _LIFTED = tuple(each.name for each in LIFT)
 # ort-cpu: measured (benchmarks/, docs/design/0004). ort-cuda: not measured yet, so only what ONNX Runtime lacks a
 # fusion for. onnx: no masks of [B,1,1,T], which ONNX Runtime's own Attention does not take.
 DEFAULTS: dict[str, tuple[str, ...]] = {
-    "onnx": _LIFTED,
+    "onnx": (*_LIFTED, "merge-attention-heads"),
     "ort-cpu": (
         *_LIFTED,
-        "simplify-attention-mask",
-        "lower-attention",
+        "merge-attention-heads",
         "fuse-scaled-matmul",
         "spell-residual-as-sum",
         "fuse-bias-gelu",
         "clean-up",
     ),
-    "ort-cuda": (*_LIFTED, "fuse-skip-layer-norm", "fuse-bias-gelu", "clean-up"),
+    "ort-cuda": (*_LIFTED, "merge-attention-heads", "fuse-skip-layer-norm", "fuse-bias-gelu", "clean-up"),
 }
 
 CATALOGUE = Catalogue({"lift": LIFT, "transform": TRANSFORM, "lower": LOWER}, DEFAULTS)

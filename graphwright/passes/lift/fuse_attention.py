@@ -22,8 +22,7 @@ Refuses:   OPSET below 24; DTYPE not listed (float64: the operator's scale is si
            SHARED and GRAPH_OUTPUT interior values.
 Numerics:  same sum; a backend scales before or after the product. A row whose mask is -inf throughout is 0
            after and NaN before, unless the source guards it as above. One of the lowest number throughout
-           gives the mean of v; ONNX Runtime's kernel (1.31) gives 0, so where a Where chooses that number it
-           is raised by 1 %.
+           gives the mean of v; ONNX Runtime's kernel (1.31) gives 0, so that number is raised by 1 %.
 Source:    Vaswani et al. 2017, arXiv:1706.03762; ONNX operator Attention-24.
 """
 
@@ -32,7 +31,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from graphwright.engine import facts
+from graphwright.engine import facts, ranges
 from graphwright.engine.pattern import AnyOf, Checked, Op, Pattern, PatternOps, Var
 from graphwright.engine.rewrite import Builder, Reason, Rule, require
 from graphwright.passes.attention import (
@@ -142,7 +141,7 @@ def attention(
             f"the mask {mask.name} is {mask.dtype}, {q.name} is {q.dtype}",
         )
         require_broadcasts(mask, q)
-        mask = spread(op, mask, q, k)
+        mask = spread(op, _raised(op, mask), q, k)
     precision = ir.DataType.FLOAT.value if softmax == IN_FLOAT32 and q.dtype != ir.DataType.FLOAT else None
     result: ir.Value = op.Attention(q, k, v, mask, scale=scale, softmax_precision=precision)
     return result
@@ -161,6 +160,16 @@ def _product_of(scales: dict[str, ir.Value]) -> float:
             )
             scale = scale * number if name.startswith("times_") else scale / number
     return scale
+
+
+def _raised(op: Builder, mask: ir.Value) -> ir.Value:
+    """Raise the lowest number by 1 %, which kernels take for -inf where a softmax of it throughout is uniform."""
+    if ranges.is_free_of_lowest(mask):
+        return mask
+    assert mask.dtype is not None
+    lowest = float(mask.dtype.min)
+    raised: ir.Value = op.Where(op.Equal(mask, lowest), lowest * RAISED, mask)
+    return raised
 
 
 def _chosen(
