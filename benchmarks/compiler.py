@@ -68,9 +68,7 @@ def measure(layers: int, runs: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, and print a table or JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--runs", type=int, default=3, help="runs at each size (default 3)")
     options = parser.parse_args()
@@ -78,9 +76,7 @@ def main() -> None:
     if options.json:
         versions = {name: version(name) for name in ("graphwright", "onnx", "onnx-ir")}
         date = datetime.now(UTC).isoformat(timespec="seconds")
-        print(
-            json.dumps({"benchmark": "compiler", "date": date, "versions": versions, "rows": rows}, indent=2)
-        )
+        print(json.dumps({"benchmark": "compiler", "date": date, "versions": versions, "rows": rows}, indent=2))
         return
     for row in rows:
         print(

@@ -71,9 +71,7 @@ def ratios(latencies: list[Latency]) -> dict[str, float]:
 
 def main() -> None:
     """Measure, and print a table or JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--rounds", type=int, default=40, help="rounds at each shape (default 40)")
     parser.add_argument("--threads", type=int, default=2, help="threads of each contender (default 2)")
@@ -87,9 +85,7 @@ def main() -> None:
         latencies += measure(calls, name, runs=options.rounds)
     if not options.json:
         for each in latencies:
-            print(
-                f"{each.shape:14}{each.contender:24}{each.median:9.2f} ms  (p10 {each.p10:.2f}, p90 {each.p90:.2f})"
-            )
+            print(f"{each.shape:14}{each.contender:24}{each.median:9.2f} ms  (p10 {each.p10:.2f}, p90 {each.p90:.2f})")
         for name, ratio in ratios(latencies).items():
             print(f"{name:14}graphwright / faster plain ONNX Runtime: {ratio:.3f}")
         return

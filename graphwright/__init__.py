@@ -60,9 +60,9 @@ _HOMES = {
 
 def passes() -> "Catalogue":
     """Return the catalogue: every pass by family, and each target's default pipeline."""
-    from graphwright.passes import CATALOGUE
+    from graphwright.passes.discovery import catalogue
 
-    return CATALOGUE
+    return catalogue()
 
 
 def __getattr__(name: str) -> Any:

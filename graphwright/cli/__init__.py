@@ -42,9 +42,7 @@ def _global_options(
 
 for _verb, _function, _examples in (*make.VERBS, *check.VERBS, *look.VERBS):
     # A line with \b alone keeps the examples' line breaks.
-    app.command(_verb, epilog="\b\nExamples:\n" + "\n".join(f"  graphwright {line}" for line in _examples))(
-        _function
-    )
+    app.command(_verb, epilog="\b\nExamples:\n" + "\n".join(f"  graphwright {line}" for line in _examples))(_function)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

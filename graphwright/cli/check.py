@@ -14,9 +14,7 @@ def verify(
     b: Annotated[str, typer.Argument(metavar="B", help="The model to compare with it.")],
     profile: options.ProfileText = None,
     task: options.Task = "auto",
-    inputs: Annotated[
-        Path | None, typer.Option(metavar="FILE.npz", help="Compare on these arrays only.")
-    ] = None,
+    inputs: Annotated[Path | None, typer.Option(metavar="FILE.npz", help="Compare on these arrays only.")] = None,
     tolerance: Annotated[
         float | None,
         typer.Option(min=0.0, help="Allowed absolute difference; without it, by the table per type."),
@@ -31,10 +29,7 @@ def verify(
     if as_json:
         say_json(found.to_json())
     else:
-        rows = [
-            (one.name, f"{one.absolute:.2e}", f"{one.relative:.2e}", one.detail or "same")
-            for one in found.outputs
-        ]
+        rows = [(one.name, f"{one.absolute:.2e}", f"{one.relative:.2e}", one.detail or "same") for one in found.outputs]
         table(("output", "worst difference", "relative", "verdict"), rows, right=(1, 2))
         say(f"{'same' if found.is_same else 'different'} at {found.points} shapes")
         for text in found.skipped:
@@ -57,9 +52,7 @@ def explain(
     """Show what did not fuse: the node, the reason and what was needed, nearest misses first."""
     from graphwright.diagnose import explain as explain_model
 
-    found = explain_model(
-        model, rule, profile=profile, task=task, target=target, passes=passes, everything=everything
-    )
+    found = explain_model(model, rule, profile=profile, task=task, target=target, passes=passes, everything=everything)
     if as_json:
         say_json(found.to_json())
         return

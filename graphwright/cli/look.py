@@ -19,9 +19,7 @@ _MIB = 2**20
 
 def inspect(
     model: options.Model,
-    cost: Annotated[
-        bool, typer.Option("--cost", help="Also estimate arithmetic and memory traffic.")
-    ] = False,
+    cost: Annotated[bool, typer.Option("--cost", help="Also estimate arithmetic and memory traffic.")] = False,
     profile: options.ProfileText = None,
     task: options.Task = "auto",
     as_json: options.Json = False,
@@ -88,9 +86,7 @@ def _cost(model: "ir.Model", profile: str | None) -> dict[str, Any]:
 
 def bench(
     folder: options.Folder,
-    baseline: Annotated[
-        str | None, typer.Option(help="A model to run in plain ONNX Runtime beside it.")
-    ] = None,
+    baseline: Annotated[str | None, typer.Option(help="A model to run in plain ONNX Runtime beside it.")] = None,
     shape: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="Sizes, such as batch=1,seq=128; repeatable.")
     ] = None,
@@ -137,14 +133,14 @@ def passes(
     debug: options.Debug = False,
 ) -> None:
     """List the passes with their families and the targets that run them by default."""
-    from graphwright.passes import CATALOGUE
+    from graphwright.passes.discovery import catalogue
 
-    steps = CATALOGUE.steps() if name is None else [CATALOGUE.find(name)]
+    steps = catalogue().steps() if name is None else [catalogue().find(name)]
     rows = [
         {
             "name": step.name,
             "family": step.family,
-            "default_in": [target for target, names in CATALOGUE.defaults.items() if step.name in names],
+            "default_in": [target for target, names in catalogue().defaults.items() if step.name in names],
             "summary": next((line for line in step.implementation.doc.splitlines() if line.strip()), ""),
         }
         for step in steps
@@ -155,9 +151,7 @@ def passes(
     elif as_json:
         say_json({"passes": rows})
     else:
-        cells = [
-            (row["name"], row["family"], ", ".join(row["default_in"]) or "-", row["summary"]) for row in rows
-        ]
+        cells = [(row["name"], row["family"], ", ".join(row["default_in"]) or "-", row["summary"]) for row in rows]
         table(("pass", "family", "default in", "what it does"), cells)
 
 
@@ -170,9 +164,7 @@ def doctor(as_json: options.Json = False, debug: options.Debug = False) -> None:
     if as_json:
         say_json(to_json(findings))
         return
-    rows = [
-        (one.name, one.found or "missing", one.purpose, "" if one.found else one.install) for one in findings
-    ]
+    rows = [(one.name, one.found or "missing", one.purpose, "" if one.found else one.install) for one in findings]
     table(("", "found", "for", "to install"), rows)
 
 

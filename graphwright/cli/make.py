@@ -101,14 +101,14 @@ def optimize(
 def _check_early(output: Path, html: Path | None, rule: str | None) -> None:
     """Refuse what would fail at the end of a long run."""
     from graphwright.folder import check_target
-    from graphwright.passes import CATALOGUE
+    from graphwright.passes.discovery import catalogue
     from graphwright.report.html import environment
 
     check_target(output)
     if html is not None:
         environment()
     if rule is not None:
-        CATALOGUE.find(rule)
+        catalogue().find(rule)
 
 
 def _print_result(report: "Report", rule: str | None, quiet: bool) -> None:

@@ -5,9 +5,7 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[
-    str, typer.Argument(help="An .onnx file, an artifact's folder or a saved Hugging Face folder.")
-]
+Model = Annotated[str, typer.Argument(help="An .onnx file, an artifact's folder or a saved Hugging Face folder.")]
 Folder = Annotated[Path, typer.Argument(help="An artifact's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 FAILURE_FOLDER = Path("graphwright-failure")
@@ -16,9 +14,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no report.")]
 ProfileText = Annotated[
     str | None,
-    typer.Option(
-        "--profile", metavar="TEXT", help="Shapes, such as batch=1:8:32,seq=1:128:512 (min:opt:max)."
-    ),
+    typer.Option("--profile", metavar="TEXT", help="Shapes, such as batch=1:8:32,seq=1:128:512 (min:opt:max)."),
 ]
 Task = Annotated[str, typer.Option(help="The Hugging Face task, such as feature-extraction.")]
 Target = Annotated[str, typer.Option(help="ort-cpu, ort-cuda or onnx.")]
@@ -28,7 +24,5 @@ PassesText = Annotated[
 ]
 Scripts = Annotated[
     list[str] | None,
-    typer.Option(
-        "--gs-script", metavar="FILE.py:FUNC", help="An onnx-graphsurgeon function to run first; repeatable."
-    ),
+    typer.Option("--gs-script", metavar="FILE.py:FUNC", help="An onnx-graphsurgeon function to run first; repeatable."),
 ]

@@ -42,9 +42,7 @@ class Checked:
     reference: str = ""
 
 
-def requests(
-    model: ir.Model, profile: BoundProfile, examples: Arrays | None = None
-) -> list[dict[str, np.ndarray]]:
+def requests(model: ir.Model, profile: BoundProfile, examples: Arrays | None = None) -> list[dict[str, np.ndarray]]:
     """Return inputs to compare on: random ones at each of the profile's points, and the examples if they fit.
 
     Raises:
@@ -55,8 +53,7 @@ def requests(
         found.append(dict(examples))
     try:
         found.extend(
-            sample_inputs(model, _complete(model, shapes), seed)
-            for seed, shapes in enumerate(profile.points())
+            sample_inputs(model, _complete(model, shapes), seed) for seed, shapes in enumerate(profile.points())
         )
     except RequestError:
         if not found:
@@ -76,9 +73,7 @@ def _complete(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> Mapping
     for value in model.graph.inputs:
         if not value.is_initializer() and value.name not in shapes:
             hint = "name its shape in the profile, or give example inputs"
-            raise RequestError(
-                f"input {value.name}", "a rank that is not known", needed="shapes to try", hint=hint
-            )
+            raise RequestError(f"input {value.name}", "a rank that is not known", needed="shapes to try", hint=hint)
     return shapes
 
 
@@ -140,9 +135,7 @@ class _Comparison:
         comparison.add("", wanted, actual, self.differences)
         shapes = {name: tuple(array.shape) for name, array in given.items()}
         output = comparison.worst_where.rpartition("output ")[2]
-        self.points.append(
-            VerifiedPoint(shapes, output, comparison.worst_absolute, comparison.worst_relative)
-        )
+        self.points.append(VerifiedPoint(shapes, output, comparison.worst_absolute, comparison.worst_relative))
         self.failed = given if self.differences else None
         return not self.differences
 
@@ -151,12 +144,8 @@ class _Comparison:
         if not self.points and not self.differences:
             reason = self.skipped[0] if self.skipped else "no inputs"
             hint = "give a profile with shapes that the source can run, or example inputs"
-            raise VerificationError(
-                "source", f"no shape that it runs at ({reason})", needed="one at least", hint=hint
-            )
-        return Checked(
-            tuple(self.points), tuple(self.skipped), tuple(self.differences), self.failed, reference
-        )
+            raise VerificationError("source", f"no shape that it runs at ({reason})", needed="one at least", hint=hint)
+        return Checked(tuple(self.points), tuple(self.skipped), tuple(self.differences), self.failed, reference)
 
 
 @contextmanager
@@ -234,9 +223,7 @@ def _stored(run: Call, inputs: Arrays, folder: Path) -> Callable[[], Arrays]:
     for index, name in enumerate(names):
         # NumPy's format has no bfloat16; as bytes every type has a place in it.
         array = np.ascontiguousarray(outputs[name])
-        np.save(
-            folder / f"{index}.npy", array.view(np.uint8) if array.dtype.kind == "V" and array.ndim else array
-        )
+        np.save(folder / f"{index}.npy", array.view(np.uint8) if array.dtype.kind == "V" and array.ndim else array)
 
     def read() -> Arrays:
         arrays = [np.load(folder / f"{index}.npy", mmap_mode="r") for index in range(len(names))]

@@ -192,16 +192,12 @@ class Compilation:
         hint = f"graphwright bisect finds the application; the case is in {written}"
         raise VerificationError(self.source.name, found, needed=needed, hint=hint)
 
-    def _verification(
-        self, checked: Checked | None, verifier: RegionVerifier | EachVerifier | None
-    ) -> Verification:
+    def _verification(self, checked: Checked | None, verifier: RegionVerifier | EachVerifier | None) -> Verification:
         if checked is None:
             return Verification("off")
         regions = verifier.verification.points if verifier is not None else 0
         unverified = (
-            tuple(f"{each.where}: {each.reason}" for each in verifier.verification.unverified)
-            if verifier
-            else ()
+            tuple(f"{each.where}: {each.reason}" for each in verifier.verification.unverified) if verifier else ()
         )
         return Verification(
             self.settings.verify, checked.reference, checked.points, checked.skipped, regions, unverified

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from graphwright.errors import UsageError
-from graphwright.passes import CATALOGUE
+from graphwright.passes.discovery import catalogue
 from graphwright.report.progress import Tell
 from graphwright.runtime.bound import BoundProfile
 from graphwright.runtime.profile import Profile
@@ -57,7 +57,7 @@ class Settings:
     explain: str | None = None
 
     def __post_init__(self) -> None:
-        targets = tuple(CATALOGUE.defaults)
+        targets = tuple(catalogue().defaults)
         _require("verify", self.verify, _VERIFY, _VERIFY)
         _require("precision", self.precision, _PRECISIONS, ("fp32",))
         _require("padding", self.padding, ("keep", "free"), ("keep",))

@@ -7,16 +7,14 @@ from typing import Any
 
 from graphwright.engine.pipeline import FunctionPass, Pipeline, Step
 from graphwright.errors import PipelineError
-from graphwright.passes import CATALOGUE
 from graphwright.passes.adapt import adapt
+from graphwright.passes.discovery import catalogue
 
 # The family of passes that are not of the catalogue.
 USER = "user"
 
 
-def build_pipeline(
-    passes: str | Sequence[object] | None, target: str, scripts: Sequence[str] = ()
-) -> Pipeline:
+def build_pipeline(passes: str | Sequence[object] | None, target: str, scripts: Sequence[str] = ()) -> Pipeline:
     """Return the steps to run; a list may hold text, ``file.py:function``, and whatever ``adapt`` takes.
 
     Texts that stand beside each other are read as one, so that ``["default", "-fuse-gelu"]`` means what it
@@ -31,17 +29,13 @@ def build_pipeline(
         'fuse-gelu,gs:<lambda>'
     """
     if passes is None:
-        steps = list(CATALOGUE.default(target).steps)
+        steps = list(catalogue().default(target).steps)
     elif isinstance(passes, str):
-        steps = list(CATALOGUE.parse(passes, target).steps)
+        steps = list(catalogue().parse(passes, target).steps)
     elif isinstance(passes, Sequence):
-        steps = [
-            step for is_text, items in groupby(passes, _is_text) for step in _steps(items, is_text, target)
-        ]
+        steps = [step for is_text, items in groupby(passes, _is_text) for step in _steps(items, is_text, target)]
     else:
-        raise PipelineError(
-            "passes", f"a {type(passes).__name__}", needed="pipeline text or a list of passes"
-        )
+        raise PipelineError("passes", f"a {type(passes).__name__}", needed="pipeline text or a list of passes")
     return Pipeline((*(_script(text) for text in scripts), *steps))
 
 
@@ -55,12 +49,12 @@ def _is_script(item: object) -> bool:
 
 def _steps(items: Any, is_text: bool, target: str) -> list[Step]:
     if is_text:
-        return list(CATALOGUE.parse(",".join(items), target).steps)
+        return list(catalogue().parse(",".join(items), target).steps)
     return [_script(item) if isinstance(item, str) else _step(item) for item in items]
 
 
 def _step(item: object) -> Step:
-    known = next((step for step in CATALOGUE.steps() if step.implementation is item), None)
+    known = next((step for step in catalogue().steps() if step.implementation is item), None)
     if known is not None:
         return known
     try:
