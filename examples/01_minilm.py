@@ -72,8 +72,7 @@ def embed(artifact: gw.Artifact, inputs: dict[str, np.ndarray]) -> np.ndarray:
 def show_exactness(artifact: gw.Artifact, module: torch.nn.Module) -> None:
     """Print the largest difference from PyTorch at shapes that were never traced."""
     cases = {
-        f"{batch}x{length}": random_inputs(batch, length)
-        for batch, length in ((1, 1), (3, 7), (8, 128), (32, 512))
+        f"{batch}x{length}": random_inputs(batch, length) for batch, length in ((1, 1), (3, 7), (8, 128), (32, 512))
     }
     cases["8x128 ragged"] = random_inputs(8, 128, ragged=True)
     cases |= {f"3x7, padded {side}": padded(random_inputs(3, 7), side) for side in ("left", "right")}
@@ -89,9 +88,7 @@ def show_similarities(artifact: gw.Artifact) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(get_model_path())
     tokens: Any = tokenizer(list(SENTENCES), padding=True, return_tensors="np")
     vectors = embed(artifact, dict(tokens))
-    table = Table(
-        "", *(str(number + 1) for number in range(len(SENTENCES))), title="Sentence similarities (cosine)"
-    )
+    table = Table("", *(str(number + 1) for number in range(len(SENTENCES))), title="Sentence similarities (cosine)")
     for number, (sentence, row) in enumerate(zip(SENTENCES, vectors @ vectors.T, strict=True)):
         table.add_row(f"{number + 1} {sentence}", *(f"{value:.2f}" for value in row))
     console.print(table)

@@ -1,4 +1,4 @@
-"""Spell ``Attention`` as products and a softmax, faster in ONNX Runtime's CPU provider than its own kernel.
+"""Spell ``Attention`` as products and a softmax, for runtimes without the operator or with a slow one.
 
 Before:                     After:
     q   k   v   mask            q [B,H,S,D] -------------+
@@ -19,7 +19,7 @@ Refuses:   RANK inputs that are not of 4 axes; ATTRIBUTE is_causal, softcap, or 
            listed, or values or a mask of another type than the queries; SHARED and GRAPH_OUTPUT present keys,
            values or scores.
 Numerics:  same formula; the scores are scaled after the product.
-Source:    ONNX operator Attention-24, its function body; benchmarks/encoder.py for the speed.
+Source:    ONNX operator Attention-24, its function body; docs/design/0004-ort-cpu-defaults.md for the speed.
 """
 
 import math
