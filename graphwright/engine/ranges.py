@@ -33,7 +33,7 @@ def is_finite(value: ir.Value | None, depth: int = 0) -> bool:
 
 def is_free_of_lowest(value: ir.Value | None) -> bool:
     """Tell whether it is known that no element is the lowest finite number of its type, which stands for "masked"."""
-    if value is None or value.dtype is None:
+    if value is None or value.dtype is None or not value.dtype.is_floating_point():
         return False
     lowest = float(value.dtype.min)
     return _holds(

@@ -11,11 +11,9 @@ CONSTS = """bool yes = {1}, bool no = {0}, int64 zero = {0}, int64 one = {1}, in
     float[2] half = {0, 1}"""
 
 
-def value(body: str, inputs: str = "float[N] x, bool[N] b, int64[N] i") -> ir.Value:
-    """Return the value v of a graph that computes it."""
-    found = model(
-        f'<ir_version: 10, opset_import: ["": 24]> g ({inputs}) => (v) <{CONSTS}> {{ {body} }}', infer=False
-    )
+def value(body: str, inputs: str = "float[N] x, bool[N] b, int64[N] i", *, infer: bool = False) -> ir.Value:
+    """Return the value v of a graph that computes it; its type is known only where it is inferred."""
+    found = model(f'<ir_version: 10, opset_import: ["": 24]> g ({inputs}) => (v) <{CONSTS}> {{ {body} }}', infer=infer)
     return found.graph.outputs[0]
 
 
@@ -89,16 +87,64 @@ def test_finite_numbers() -> None:
         assert not ranges.is_finite(value(body))
 
 
+LOWEST = "lowest = Constant <value = float {-3.4028234663852886e38}> () "
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "v = Identity(low)",  # -3.4e38, just above
+        "v = Identity(half)",
+        "v = Where(b, nought, low)",
+        "w = Where(b, low, nought) e = Expand(w, shape) v = Transpose <perm = [1, 0]> (e)",
+        "v = Constant <value = float {-inf}> ()",
+        "v = Constant <value = float {nan}> ()",
+        "v = Constant <value = float16 {64510}> ()",  # the bits of -65472
+        "v = Constant <value = double {-3.4028234663852886e38}> ()",  # the lowest of a narrower type
+    ],
+)
+def test_known_to_be_free_of_the_lowest_number(body: str) -> None:
+    assert ranges.is_free_of_lowest(value(body, infer=True))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "v = Identity(x)",
+        f"{LOWEST} v = Identity(lowest)",
+        f"{LOWEST} v = Where(b, nought, lowest)",
+        f"{LOWEST} v = Where(b, lowest, nought)",
+        f"{LOWEST} w = Where(b, low, lowest) v = Expand(w, shape)",
+        "v = Where(b, x, nought)",
+        "v = Constant <value = float[3] {0, -3.4028234663852886e38, 0}> ()",
+        "v = Constant <value = float16 {64511}> ()",  # the bits of -65504
+        "v = Constant <value = double {-1.7976931348623157e308}> ()",
+        "v = Mul(low, nought)",  # arithmetic is not followed
+        "v = Add(low, low)",
+        f"{LOWEST} v = Max(lowest, low)",
+        "v = Cast <to = 10> (low)",
+        "v = Identity(yes)",  # no such number in this type: nothing is claimed
+        "v = Identity(one)",
+    ],
+)
+def test_not_known_to_be_free_of_the_lowest_number(body: str) -> None:
+    assert not ranges.is_free_of_lowest(value(body, infer=True))
+
+
 def test_a_number_that_callers_may_replace_proves_nothing() -> None:
     found = value("v = Identity(yes)", inputs="float[N] x, bool[N] b, int64[N] i, bool yes")
     assert not ranges.is_always_true(found)
-    assert not ranges.is_finite(None) and not ranges.is_always_true(None)
+    assert not ranges.is_finite(None) and not ranges.is_always_true(None) and not ranges.is_free_of_lowest(None)
+    found = value("v = Identity(low)", inputs="float[N] x, bool[N] b, int64[N] i, float low", infer=True)
+    assert not ranges.is_free_of_lowest(found)
+
+
+def test_a_value_of_no_known_type_is_not_free_of_the_lowest_number() -> None:
+    assert not ranges.is_free_of_lowest(value("v = Identity(low)"))
 
 
 def test_an_operator_of_another_domain_proves_nothing() -> None:
-    node = ir.node(
-        "Where", [ir.Value(name="c"), value("v = Identity(yes)"), value("v = Identity(yes)")], domain="own"
-    )
+    node = ir.node("Where", [ir.Value(name="c"), value("v = Identity(yes)"), value("v = Identity(yes)")], domain="own")
     assert not ranges.is_always_true(node.outputs[0])
 
 

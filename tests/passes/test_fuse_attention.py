@@ -25,9 +25,7 @@ MASKED = f"{TRANSPOSED} {SCALED} m = Add(z, mask) p = Softmax(m) y = MatMul(p, v
 LOWEST = float(np.finfo(np.float32).min)
 
 
-def layer(
-    body: str, *, mask: str = "", consts: str = "float c = {0.5}", t: str = "float", opset: int = 24
-) -> ir.Model:
+def layer(body: str, *, mask: str = "", consts: str = "float c = {0.5}", t: str = "float", opset: int = 24) -> ir.Model:
     inputs = QKV.format(t=t) + (f", {mask}" if mask else "")
     return model(f"{HEAD.format(opset=opset)} ({inputs}) => ({t}[B,2,S,3] y) <{consts}> {{ {body} }}")
 
@@ -105,29 +103,51 @@ def test_keys_that_come_transposed_are_transposed_back() -> None:
     assert_fires(before, FUSE_ATTENTION, 1, text.format(head=HEAD.format(opset=24), body=after))
 
 
-SPREAD = (
-    "l = Shape <start = 2, end = 3> (q) r = Shape <start = 2, end = 3> (k) z = Concat <axis = 0> "
-    "(l, r) w = Expand(mask, z)"
-)
+RAISED_CONSTS = f"float low = {{{LOWEST}}}, float high = {{{LOWEST * 0.99}}}"
+RAISED = "lowest = Equal(mask, low) raised = Where(lowest, high, mask)"
+LENGTHS = "l = Shape <start = 2, end = 3> (q) r = Shape <start = 2, end = 3> (k) z = Concat <axis = 0> (l, r)"
 
 
 @pytest.mark.parametrize("body", [MASKED, MASKED.replace("Add(z, mask)", "Add(mask, z)")])
 @pytest.mark.parametrize("shape", ["S,T", "1,1,S,T", "B,1,S,T", "B,2,S,T", "1,2,S,T", "2,S,T"])
-def test_a_mask_of_both_lengths_is_handed_on(shape: str, body: str) -> None:
-    before = layer(body, mask=f"float[{shape}] mask")
-    after = fused("y = Attention <scale = 0.5> (q, k, v, mask)", mask=f"float[{shape}] mask")
-    assert_fires(before, FUSE_ATTENTION, 1, after)
+def test_a_mask_of_both_lengths_is_handed_on_raised(shape: str, body: str) -> None:
+    mask = f"float[{shape}] mask"
+    call = f"{RAISED} y = Attention <scale = 0.5> (q, k, v, raised)"
+    assert_fires(layer(body, mask=mask), FUSE_ATTENTION, 1, fused(call, mask=mask, consts=RAISED_CONSTS))
 
 
-@pytest.mark.parametrize(
-    "shape", ["B,1,1,T", "1,1,1,T", "1,T", "T", "1,S,1", "B,2,S,1", "1", "B,1,1,U", "1,S,U", ""]
-)
-def test_any_other_mask_is_spread_over_both_lengths(shape: str) -> None:
-    before = layer(MASKED, mask=f"float[{shape}] mask".replace("[]", ""))
-    call = f"{SPREAD} y = Attention <scale = 0.5> (q, k, v, w)"
-    assert_fires(
-        before, FUSE_ATTENTION, 1, fused(call, mask=f"float[{shape}] mask".replace("[]", "")), regions=False
-    )
+@pytest.mark.parametrize("shape", ["B,1,1,T", "1,1,1,T", "1,T", "T", "1,S,1", "B,2,S,1", "1", "B,1,1,U", "1,S,U", ""])
+def test_any_other_mask_is_raised_and_spread_over_both_lengths(shape: str) -> None:
+    mask = f"float[{shape}] mask".replace("[]", "")
+    call = f"{RAISED} {LENGTHS} w = Expand(raised, z) y = Attention <scale = 0.5> (q, k, v, w)"
+    expected = fused(call, mask=mask, consts=RAISED_CONSTS)
+    assert_fires(layer(MASKED, mask=mask), FUSE_ATTENTION, 1, expected, regions=False)
+
+
+@pytest.mark.parametrize("number", ["0", "-1e30", "-3.4e38", "-inf"])
+def test_a_constant_mask_free_of_the_lowest_number_is_only_spread(number: str) -> None:
+    consts = f"float[1] mask = {{{number}}}"
+    before = layer(MASKED, consts=f"{consts}, float c = {{0.5}}")
+    call = f"{LENGTHS} w = Expand(mask, z) y = Attention <scale = 0.5> (q, k, v, w)"
+    assert_fires(before, FUSE_ATTENTION, 1, fused(call, consts=consts), regions=number != "-inf")
+
+
+@pytest.mark.parametrize("number", ["-1e30", "-3.4e38", "-inf"])
+def test_a_choice_between_numbers_above_the_lowest_is_handed_on_as_it_is(number: str) -> None:
+    consts = f"float zero = {{0}}, float other = {{{number}}}"
+    choice = "chosen = Where(keep, zero, other) mask = Transpose <perm = [0, 1, 3, 2]> (chosen)"
+    before = layer(f"{choice} {MASKED}", mask="bool[B,1,T,S] keep", consts=f"{consts}, float c = {{0.5}}")
+    call = f"{choice} y = Attention <scale = 0.5> (q, k, v, mask)"
+    assert_fires(before, FUSE_ATTENTION, 1, fused(call, mask="bool[B,1,T,S] keep", consts=consts), regions=False)
+
+
+def test_a_choice_that_may_be_the_lowest_number_is_raised() -> None:
+    consts = f"float zero = {{0}}, float c = {{0.5}}, {RAISED_CONSTS}"
+    choice = "mask = Where(keep, zero, given)"
+    inputs = "bool[B,1,S,T] keep, float[S,T] given"
+    call = f"{choice} {RAISED} y = Attention <scale = 0.5> (q, k, v, raised)"
+    before = layer(f"{choice} {MASKED}", mask=inputs, consts=consts)
+    assert_fires(before, FUSE_ATTENTION, 1, fused(call, mask=inputs, consts=consts))
 
 
 def test_a_choice_of_the_lowest_number_is_raised_a_little() -> None:
@@ -145,11 +165,7 @@ def test_a_choice_of_the_lowest_number_is_raised_a_little() -> None:
 
 def test_a_mask_that_others_use_is_shared_not_taken() -> None:
     consts = f"float c = {{0.5}}, float zero = {{0}}, float low = {{{LOWEST}}}"
-    body = (
-        "mask = Where(keep, zero, low) "
-        + MASKED.replace("y = ", "x = ")
-        + " n = ReduceMax(mask) y = Mul(x, n)"
-    )
+    body = "mask = Where(keep, zero, low) " + MASKED.replace("y = ", "x = ") + " n = ReduceMax(mask) y = Mul(x, n)"
     after = assert_fires(layer(body, mask="bool[B,1,S,T] keep", consts=consts), FUSE_ATTENTION)
     assert sorted(node.op_type for node in after.graph) == ["Attention", "Mul", "ReduceMax", "Where", "Where"]
 
@@ -180,18 +196,13 @@ GUARD = "n = IsNaN(p) g = Where(n, zero, p) y = MatMul(g, v)"
 def test_rows_without_a_key_may_be_guarded() -> None:
     body = MASKED.replace("y = MatMul(p, v)", GUARD)
     before = layer(body, mask="float[S,T] mask", consts="float c = {0.5}, float[1] zero = {0}")
-    assert_fires(
-        before,
-        FUSE_ATTENTION,
-        1,
-        fused("y = Attention <scale = 0.5> (q, k, v, mask)", mask="float[S,T] mask"),
-    )
+    call = f"{RAISED} y = Attention <scale = 0.5> (q, k, v, raised)"
+    assert_fires(before, FUSE_ATTENTION, 1, fused(call, mask="float[S,T] mask", consts=RAISED_CONSTS))
 
 
 def test_softmax_in_float32_is_stated() -> None:
     body = (
-        f"{TRANSPOSED} s = MatMul(q, kt) w = Cast <to = 1> (s) p = Softmax(w) n = Cast <to = 10> "
-        f"(p) y = MatMul(n, v)"
+        f"{TRANSPOSED} s = MatMul(q, kt) w = Cast <to = 1> (s) p = Softmax(w) n = Cast <to = 10> (p) y = MatMul(n, v)"
     )
     after = layer("y = Attention <scale = 1.0, softmax_precision = 1> (q, k, v)", t="float16", consts="")
     assert_fires(layer(body, t="float16"), FUSE_ATTENTION, 1, after)
@@ -205,12 +216,9 @@ def test_two_layers_are_fused_one_by_one() -> None:
         second = re.sub(rf"\b{name}\b", f"{name}2", second)
     body = MASKED.replace("y =", "x =") + " " + second
     inputs = (
-        "float[B,2,S,4] q, float[B,2,T,4] k, float[B,2,T,4] v, float[B,2,T,4] k2, float[B,2,T,4] "
-        "v2, float[S,T] mask"
+        "float[B,2,S,4] q, float[B,2,T,4] k, float[B,2,T,4] v, float[B,2,T,4] k2, float[B,2,T,4] v2, float[S,T] mask"
     )
-    before = model(
-        f"{HEAD.format(opset=24)} ({inputs}) => (float[B,2,S,4] y) <float c = {{0.5}}> {{ {body} }}"
-    )
+    before = model(f"{HEAD.format(opset=24)} ({inputs}) => (float[B,2,S,4] y) <float c = {{0.5}}> {{ {body} }}")
     assert_fires(before, FUSE_ATTENTION, 2)
 
 
@@ -297,10 +305,7 @@ def test_refuses_float64_because_the_operators_scale_is_single() -> None:
 
 def test_refuses_queries_narrower_than_values() -> None:
     inputs = "float16[B,2,S,4] q, float16[B,2,T,4] k, float[B,2,T,3] v"
-    body = (
-        f"{TRANSPOSED} s = MatMul(q, kt) w = Cast <to = 1> (s) p = Softmax(w) n = Cast <to = 1> "
-        f"(p) y = MatMul(n, v)"
-    )
+    body = f"{TRANSPOSED} s = MatMul(q, kt) w = Cast <to = 1> (s) p = Softmax(w) n = Cast <to = 1> (p) y = MatMul(n, v)"
     before = model(f"{HEAD.format(opset=24)} ({inputs}) => (float[B,2,S,3] y) {{ {body} }}")
     assert_refuses(before, FUSE_ATTENTION, Reason.DTYPE)
 
@@ -312,9 +317,7 @@ def test_refuses_to_add_a_number_that_float16_cannot_hold() -> None:
     assert_refuses(before, FUSE_ATTENTION, Reason.DTYPE)
 
 
-@pytest.mark.parametrize(
-    "consts", ["float[1,1,1,1,1] c = {0.5}", "float c = {0.5}, float[1,1,1,1,1] low = {-1e30}"]
-)
+@pytest.mark.parametrize("consts", ["float[1,1,1,1,1] c = {0.5}", "float c = {0.5}, float[1,1,1,1,1] low = {-1e30}"])
 def test_refuses_numbers_that_add_axes(consts: str) -> None:
     body = MASKED.replace("Add(z, mask)", "Where(mask, z, low)") if "low" in consts else PLAIN
     mask = ", bool[S,T] mask" if "low" in consts else ""
@@ -325,9 +328,7 @@ def test_refuses_numbers_that_add_axes(consts: str) -> None:
 
 def test_refuses_a_mask_of_five_axes() -> None:
     inputs = QKV.format(t="float") + ", float[1,B,1,S,T] mask"
-    before = model(
-        f"{HEAD.format(opset=24)} ({inputs}) => (float[1,B,2,S,3] y) <float c = {{0.5}}> {{ {MASKED} }}"
-    )
+    before = model(f"{HEAD.format(opset=24)} ({inputs}) => (float[1,B,2,S,3] y) <float c = {{0.5}}> {{ {MASKED} }}")
     assert_refuses(before, FUSE_ATTENTION, Reason.RANK)
 
 
@@ -405,10 +406,7 @@ def test_refuses_an_interior_value_that_is_an_output(name: str) -> None:
 
 
 def test_refuses_an_interior_value_that_a_subgraph_captures() -> None:
-    branches = (
-        "x = If (on) <then_branch = t () => (a) { a = Identity(p) }, else_branch = e () => (b) { "
-        "b = Neg(p) }>"
-    )
+    branches = "x = If (on) <then_branch = t () => (a) { a = Identity(p) }, else_branch = e () => (b) { b = Neg(p) }>"
     body = MASKED + f" {branches} w = ReduceMax(x)"
     inputs = QKV.format(t="float") + ", float[S,T] mask, bool on"
     head = f"({inputs}) => (float[B,2,S,3] y, float[1,1,1,1] w)"
@@ -461,9 +459,7 @@ def test_a_reshape_that_mixes_length_and_size_is_not_a_transpose() -> None:
 
 def test_a_number_that_callers_may_replace_is_no_scale() -> None:
     inputs = QKV.format(t="float") + ", float c"
-    before = model(
-        f"{HEAD.format(opset=24)} ({inputs}) => (float[B,2,S,3] y) <float c = {{0.5}}> {{ {PLAIN} }}"
-    )
+    before = model(f"{HEAD.format(opset=24)} ({inputs}) => (float[B,2,S,3] y) <float c = {{0.5}}> {{ {PLAIN} }}")
     assert before.graph.inputs[3].is_initializer()
     assert_refuses(before, FUSE_ATTENTION, Reason.STRUCTURE)
 
@@ -476,9 +472,7 @@ def test_fires_inside_a_branch(body: str) -> None:
         f"=> (float[B,2,S,3] o) {{ o = MatMul(mask, v) }}>"
     )
     inputs = QKV.format(t="float") + ", float[S,T] mask, bool on"
-    before = model(
-        f"{HEAD.format(opset=24)} ({inputs}) => (float[B,2,S,3] y) <float c = {{0.5}}> {{ {branches} }}"
-    )
+    before = model(f"{HEAD.format(opset=24)} ({inputs}) => (float[B,2,S,3] y) <float c = {{0.5}}> {{ {branches} }}")
     after = assert_fires(before, FUSE_ATTENTION)
     mask = np.zeros((3, 5), np.float32)
     assert_same_numbers(before, after, inputs_of({"B": 2, "S": 3, "T": 5}, mask) | {"on": np.array(True)})
@@ -490,10 +484,8 @@ FORMS = ["B,1,1,T", "1,1,S,T", "S,T", "B,2,S,T", "T", "S,1"]
 
 @pytest.mark.parametrize("guarded", [False, True])
 @pytest.mark.parametrize("form", FORMS)
-@given(b=SIZES, s=SIZES, t=SIZES, low=st.sampled_from([-np.inf, -1e30, -1e4]), seed=st.integers(0, 99))
-def test_same_numbers_for_added_masks(
-    form: str, guarded: bool, b: int, s: int, t: int, low: float, seed: int
-) -> None:
+@given(b=SIZES, s=SIZES, t=SIZES, low=st.sampled_from([-np.inf, LOWEST, -1e30, -1e4]), seed=st.integers(0, 99))
+def test_same_numbers_for_added_masks(form: str, guarded: bool, b: int, s: int, t: int, low: float, seed: int) -> None:
     body = MASKED.replace("y = MatMul(p, v)", GUARD) if guarded else MASKED
     before = layer(body, mask=f"float[{form}] mask", consts="float c = {0.5}, float[1] zero = {0}")
     after = apply(before, FUSE_ATTENTION)

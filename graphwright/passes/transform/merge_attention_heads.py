@@ -57,9 +57,10 @@ def heads_together(
     _require_splits_last_axis(y, attention, axes=(0, 2, 1, 3))
     node = attention.producer()
     assert node is not None
-    attributes: dict[str, Any] = {name: given.value for name, given in node.attributes.items()}
-    heads, kv_heads = facts.static_dim(q_split, 2), facts.static_dim(k_split, 2)
-    result: ir.Value = op.Attention(q, k, v, mask, **attributes, q_num_heads=heads, kv_num_heads=kv_heads)
+    heads = {"q_num_heads": facts.static_dim(q_split, 2), "kv_num_heads": facts.static_dim(k_split, 2)}
+    # The attributes as they are, not their values: one may refer to an attribute of the enclosing function.
+    attributes: dict[str, Any] = {**node.attributes, **heads}
+    result: ir.Value = op.Attention(q, k, v, mask, **attributes)
     return result
 
 
