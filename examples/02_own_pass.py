@@ -1,6 +1,6 @@
 """Write a rewrite of your own, see it verified, and see what happens to a wrong one.
 
-    python examples/02_own_pass.py
+python examples/02_own_pass.py
 """
 
 import tempfile

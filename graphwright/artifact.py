@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from graphwright.errors import LoadError
-from graphwright.folder import KEPT_FILES, MODEL, REPORT, read_manifest, write_folder
+from graphwright.errors import LoadError, ProfileError
+from graphwright.folder import MANIFEST, MODEL, REPORT, kept_files, read_manifest, write_folder
 from graphwright.frontends.onnx import load_onnx, save_onnx
 from graphwright.report import Report
 from graphwright.runtime.bound import BoundProfile
@@ -145,16 +145,10 @@ def load(folder: str | Path) -> Artifact:
     try:
         data = json.loads((folder / REPORT).read_bytes())
     except (OSError, ValueError) as error:
-        raise LoadError(
-            str(folder / REPORT), f"no report ({error})", needed="the report of the artifact"
-        ) from error
-    files = {name: (folder / name).read_bytes() for name in KEPT_FILES if (folder / name).is_file()}
+        raise LoadError(str(folder / REPORT), f"no report ({error})", needed="the report of the artifact") from error
+    try:
+        profile = BoundProfile.from_json(manifest["profile"])
+    except ProfileError as error:
+        raise LoadError(str(folder / MANIFEST), error.found, needed="a profile", hint=error.hint) from error
     path = folder.resolve() / MODEL
-    return Artifact(
-        load_onnx(path),
-        Report.from_json(data),
-        BoundProfile.from_json(manifest["profile"]),
-        manifest,
-        files=files,
-        path=path,
-    )
+    return Artifact(load_onnx(path), Report.from_json(data), profile, manifest, files=kept_files(folder), path=path)

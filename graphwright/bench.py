@@ -48,9 +48,7 @@ def measure(
         ['a', 'b']
     """
     if not contenders or runs < 1:
-        raise UsageError(
-            "bench", f"{len(contenders)} contenders and {runs} runs", needed="at least one of each"
-        )
+        raise UsageError("bench", f"{len(contenders)} contenders and {runs} runs", needed="at least one of each")
     repeats = {name: _repeats(call, warmup, clock) for name, call in contenders.items()}
     times: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)

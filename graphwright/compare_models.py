@@ -1,9 +1,11 @@
 """Compare two models of any kind by numbers, output by output."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import onnx_ir as ir
@@ -17,6 +19,12 @@ from graphwright.frontends import Source
 from graphwright.optimize import load_source
 
 Arrays = Mapping[str, np.ndarray]
+
+# What NumPy and the zip archive under it raise for a file that is none, or that was damaged.
+_UNREADABLE = (
+    *(OSError, ValueError, AttributeError, TypeError, EOFError, NotImplementedError),
+    *(BadZipFile, zlib.error),
+)
 
 
 @dataclass
@@ -129,11 +137,7 @@ def _add(
     for name, tensor in expected.items():
         row = found.setdefault(name, OutputDifference(name))
         other = actual.get(name)
-        if (
-            other is not None
-            and other.shape == tensor.shape
-            and "O" not in (tensor.dtype.kind, other.dtype.kind)
-        ):
+        if other is not None and other.shape == tensor.shape and "O" not in (tensor.dtype.kind, other.dtype.kind):
             gap = gap_of(tensor, other, Tolerance(0.0, 0.0))
             row.absolute, row.relative = max(row.absolute, gap.absolute), max(row.relative, gap.relative)
     for difference in compare(expected, actual, allowed):
@@ -149,13 +153,12 @@ def read_arrays(path: Path, model: ir.Model) -> dict[str, np.ndarray]:
     """
     dtypes = {value.name: value.dtype for value in model.graph.inputs}
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # NumPy leaves a file open that it opened itself and could not read.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, AttributeError, TypeError, EOFError) as error:
+    except _UNREADABLE as error:
         hint = "write it with numpy.savez"
-        raise RequestError(
-            f"inputs {path}", str(error), needed="an .npz file of arrays", hint=hint
-        ) from error
+        raise RequestError(f"inputs {path}", str(error), needed="an .npz file of arrays", hint=hint) from error
     for name, array in arrays.items():
         dtype = dtypes.get(name)
         if array.dtype.kind == "V" and dtype is not None:

@@ -51,9 +51,7 @@ def explain(
     return explain_source(source, rule, settings, everything=everything)
 
 
-def explain_source(
-    source: Source, rule: str | None, settings: Settings, *, everything: bool = False
-) -> Explanation:
+def explain_source(source: Source, rule: str | None, settings: Settings, *, everything: bool = False) -> Explanation:
     """Explain a source that has been read; a rule that is not in the pipeline is added.
 
     Raises:

@@ -108,9 +108,7 @@ def _check_hashes(folder: Path, files: Mapping[str, str]) -> None:
     for name in (MODEL, WEIGHTS):
         path = folder / name
         if name in files and not path.is_file():
-            raise LoadError(
-                str(path), "no such file", needed="the file that the manifest names", hint="copy it again"
-            )
+            raise LoadError(str(path), "no such file", needed="the file that the manifest names", hint="copy it again")
         if path.is_file() and _sha256(path) != files.get(name):
             hint = "copy the folder again, or optimize again; do not trust the file"
             raise LoadError(
@@ -203,9 +201,7 @@ def _aside(target: Path) -> Iterator[Path]:
         raise
 
 
-def _bring_model(
-    new: Path, owned: Path | None, write_model: Callable[[Path], None]
-) -> list[tuple[Path, Path]]:
+def _bring_model(new: Path, owned: Path | None, write_model: Callable[[Path], None]) -> list[tuple[Path, Path]]:
     """Put the model into the new folder; return what was moved there, with the places it came from."""
     moved: list[tuple[Path, Path]] = []
     if owned is None:

@@ -133,9 +133,7 @@ def assert_fires(
         assert not found, found
     again = apply(outcome.model, tested)
     assert not again.applied, f"{tested.name} applied {again.applied} times more on its own result"
-    assert _text(again.model) == _text(outcome.model), (
-        f"{tested.name} changed its own result without saying so"
-    )
+    assert _text(again.model) == _text(outcome.model), f"{tested.name} changed its own result without saying so"
     return outcome.model
 
 
@@ -147,9 +145,7 @@ def assert_refuses(before: ir.Model, tested: Pass, reason: Reason) -> Outcome:
     if reason is Reason.STRUCTURE:
         assert not outcome.refusals, f"{tested.name} matched: {outcome.refusals}"
     else:
-        assert reason in outcome.reasons, (
-            f"{tested.name} refused for {outcome.refusals}, missed {outcome.misses}"
-        )
+        assert reason in outcome.reasons, f"{tested.name} refused for {outcome.refusals}, missed {outcome.misses}"
     return outcome
 
 
@@ -178,9 +174,7 @@ def assert_equivalent(
     actual = evaluate(after, inputs)
     for name, value in single.items():
         assert value.size, f"{name} is empty: it proves nothing"
-        assert value.size == 1 or np.ptp(value.astype(np.float64)) > 0, (
-            f"{name} is constant: it proves nothing"
-        )
+        assert value.size == 1 or np.ptp(value.astype(np.float64)) > 0, f"{name} is constant: it proves nothing"
         assert actual[name].dtype == value.dtype, f"{name} is {actual[name].dtype}, was {value.dtype}"
         assert np.isfinite(value.astype(np.float64)).all(), f"{name} is not finite: it proves nothing"
     found = compare(evaluate(before, inputs, double=True), actual, tolerances)
@@ -275,9 +269,7 @@ def _other_dtypes(proto: onnx.ModelProto, rng: np.random.Generator) -> Edited:
                 each.type.tensor_type.elem_type = other
         for tensor in _tensors(edited):
             if tensor.data_type == single:
-                contents = onnx.numpy_helper.to_array(tensor).astype(
-                    onnx.helper.tensor_dtype_to_np_dtype(other)
-                )
+                contents = onnx.numpy_helper.to_array(tensor).astype(onnx.helper.tensor_dtype_to_np_dtype(other))
                 tensor.CopyFrom(onnx.numpy_helper.from_array(contents, tensor.name))
         yield f"all of type {onnx.TensorProto.DataType.Name(other)}", edited
 

@@ -148,6 +148,14 @@ def test_a_report_of_another_form_is_refused(saved: Path, text: str) -> None:
         gw.load(saved)
 
 
+@pytest.mark.parametrize("profile", [5, {"inputs": []}, {"inputs": [{}], "profiles": []}])
+def test_a_profile_of_another_form_is_refused(saved: Path, profile: object) -> None:
+    manifest = json.loads((saved / "manifest.json").read_text())
+    (saved / "manifest.json").write_text(json.dumps({**manifest, "profile": profile}))
+    with pytest.raises(gw.LoadError, match="needed a profile"):
+        gw.load(saved)
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "model.onnx", "model.onnx.data", "report.json"])
 def test_a_missing_file_is_named(saved: Path, name: str) -> None:
     (saved / name).unlink()
@@ -219,9 +227,7 @@ def test_a_link_to_a_folder_stays_a_link(tmp_path: Path, saved: Path) -> None:
     np.testing.assert_allclose(gw.load(saved)(x=X)["y"], product(2.0), rtol=1e-5, atol=1e-5)
 
 
-def test_a_save_that_fails_at_the_last_step_leaves_what_was_there(
-    saved: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_save_that_fails_at_the_last_step_leaves_what_was_there(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rename = os.rename
 
     def fail_on_the_new_one(source: Path, target: Path) -> None:

@@ -32,9 +32,7 @@ def with_weights(name: str = "model.onnx") -> onnx.ModelProto:
     """A model whose weights lie in a file beside it."""
     weight = onnx.numpy_helper.from_array(np.ones((SIDE, SIDE), np.float32), "w")
     x, y = (onnx.helper.make_tensor_value_info(each, 1, ["n", SIDE]) for each in "xy")
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], [weight]
-    )
+    graph = onnx.helper.make_graph([onnx.helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], [weight])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 24)], ir_version=10)
     onnx.save(model, name, save_as_external_data=True, location=f"{name}.data", size_threshold=0)
     return onnx.load(name, load_external_data=False)
@@ -110,9 +108,7 @@ def files() -> set[str]:
 
 
 def is_one_paragraph(text: str) -> bool:
-    return (
-        text.startswith("error: ") and text.count("\n") == 1 and "Traceback" not in text and "found" in text
-    )
+    return text.startswith("error: ") and text.count("\n") == 1 and "Traceback" not in text and "found" in text
 
 
 def fails(capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -> str:
@@ -128,9 +124,7 @@ def fails(capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -> str
 
 
 @pytest.mark.parametrize(("make_model", "found"), MODELS, ids=lambda each: getattr(each, "__name__", None))
-def test_a_bad_model_is_refused(
-    make_model: Callable[[], str], found: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bad_model_is_refused(make_model: Callable[[], str], found: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = make_model()
     assert found in fails(capsys, 3, "optimize", path, "-o", "out/deep")
     assert found in fails(capsys, 3, "export", path, "-o", "out.onnx")
@@ -161,9 +155,7 @@ def test_the_program_itself_refuses_a_bad_model(make_model: Callable[[], str]) -
         (["--gs-script", "nowhere.py:f"], "nowhere.py"),
     ],
 )
-def test_a_wrong_option_is_refused(
-    options: list[str], found: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_option_is_refused(options: list[str], found: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert found in fails(capsys, 2, "optimize", "small.onnx", "-o", "out", *options)
 
 
@@ -197,11 +189,20 @@ def test_a_wrong_request_is_refused(artifact: gw.Artifact, inputs: dict[str, obj
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"no zip", None])
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 and no more", None])
 def test_wrong_input_files_are_refused(content: bytes | None, capsys: pytest.CaptureFixture[str]) -> None:
     if content is not None:
         Path("inputs.npz").write_bytes(content)
     fails(capsys, 2, "verify", "small.onnx", "small.onnx", "--inputs", "inputs.npz")
+
+
+def test_a_damaged_input_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez("inputs.npz", x=np.zeros((4, 4), np.float32))
+    content = bytearray(Path("inputs.npz").read_bytes())
+    content[190] ^= 255
+    Path("inputs.npz").write_bytes(content)
+    text = fails(capsys, 2, "verify", "small.onnx", "small.onnx", "--inputs", "inputs.npz")
+    assert "Bad CRC-32" in text
 
 
 def test_pickled_inputs_are_never_opened(capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,9 +224,7 @@ def test_an_output_where_nothing_can_be_made(folder: str, capsys: pytest.Capture
     fails(capsys, 3, "export", "small.onnx", "-o", f"{folder}.onnx")
 
 
-def test_a_read_only_output_folder(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_read_only_output_folder(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Root may write anywhere, so the file system's answer is put in its place."""
     make_folder = os.mkdir
 

@@ -80,9 +80,7 @@ def test_names_are_unique_and_equal_to_the_file() -> None:
     assert len(names) == len(set(names))
     for name, given in PASSES.items():
         constant = name.replace("-", "_").upper()
-        assert getattr(module_of(name), constant, None) is given, (
-            f"{name}: no {constant} in the file of that name"
-        )
+        assert getattr(module_of(name), constant, None) is given, f"{name}: no {constant} in the file of that name"
 
 
 def test_every_file_of_a_family_is_in_the_catalogue() -> None:
@@ -159,9 +157,7 @@ def same_numbers(before: ir.Model, after: ir.Model, where: str) -> bool:
         return False
     found = compare(expected, evaluate(after, inputs))
     # What the original itself computes no better in its own dtype proves nothing either way.
-    found = [
-        each for each in found if each.output not in {other.output for other in compare(expected, single)}
-    ]
+    found = [each for each in found if each.output not in {other.output for other in compare(expected, single)}]
     assert not found, f"{where}: {'; '.join(map(str, found))}"
     return True
 

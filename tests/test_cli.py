@@ -81,9 +81,7 @@ def test_the_documented_verbs_are_there() -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help_with_examples_json_and_debug(
-    verb: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_verb_has_help_with_examples_json_and_debug(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = run(capsys, verb, "--help")
     assert "Examples:" in text
     assert f"\n    graphwright {verb}" in text
@@ -195,6 +193,7 @@ def test_inspect_shows_a_model_and_an_artifact(artifact: str, capsys: pytest.Cap
     assert data["cost"]["max"]["dims"] == {"batch": 4}
     assert run_json(capsys, "inspect", artifact)["artifact"]["target"] == "ort-cpu"
     assert "x float[batch, 8]" in run(capsys, "inspect", artifact, "--cost")
+    assert run_json(capsys, "inspect", artifact, "--cost")["cost"]["max"]["dims"] == {"batch": 4}
 
 
 def test_bench_times_the_artifact_and_its_baseline(artifact: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -279,6 +278,8 @@ def test_the_program_itself_prints_data_on_stdout_only() -> None:
 def test_what_would_fail_at_the_end_is_refused_at_the_start(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert main(["optimize", "model.onnx", "-o", "out", "--html", "nowhere/out.html"]) == 3
+    assert "no folder nowhere" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "jinja2", None)
     assert main(["optimize", "model.onnx", "-o", "out", "--html", "out.html"]) == 4
     assert "pip install graphwright[report]" in capsys.readouterr().err

@@ -61,9 +61,7 @@ def test_the_numbers_are_those_of_torch(
         assert np.abs(found[name] - value).max() <= EXACTNESS, name
 
 
-def test_a_row_without_tokens_disturbs_no_other(
-    artifact: gw.Artifact, run_torch: Callable[[Arrays], Arrays]
-) -> None:
+def test_a_row_without_tokens_disturbs_no_other(artifact: gw.Artifact, run_torch: Callable[[Arrays], Arrays]) -> None:
     inputs = request_of(3, 9)
     inputs["attention_mask"][1] = 0
     found, expected = artifact(inputs), run_torch(inputs)

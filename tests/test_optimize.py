@@ -105,9 +105,7 @@ def test_a_model_may_be_an_object(make: Callable[[], object]) -> None:
 @pytest.mark.parametrize("suffix", [".onnx", ".onnxtxt"])
 def test_a_model_may_be_a_file(suffix: str) -> None:
     path = Path(f"model{suffix}")
-    path.write_bytes(
-        onnx.parser.parse_model(GATED).SerializeToString() if suffix == ".onnx" else GATED.encode()
-    )
+    path.write_bytes(onnx.parser.parse_model(GATED).SerializeToString() if suffix == ".onnx" else GATED.encode())
     assert quiet(path).report.model == "model"
     assert quiet(str(path)).report.after.nodes == 1
 
@@ -130,9 +128,7 @@ def test_an_artifacts_folder_stands_for_its_model() -> None:
         ("verify", "sometimes", "region"),
     ],
 )
-def test_an_option_that_is_not_there_is_refused_and_never_ignored(
-    option: str, value: object, needed: str
-) -> None:
+def test_an_option_that_is_not_there_is_refused_and_never_ignored(option: str, value: object, needed: str) -> None:
     with pytest.raises(gw.UsageError) as caught:
         quiet(gated(), **{option: value})
     assert caught.value.where == f"option {option}"
@@ -218,6 +214,12 @@ def test_shapes_that_the_source_cannot_run_are_skipped_only_where_nobody_promise
     assert verification.skipped
     with pytest.raises(gw.GraphwrightError, match=r"13|[Rr]eshape"):
         quiet(model, profile="n=8:13:16")
+
+
+@pytest.mark.parametrize("name", ["x", "wrong"])
+def test_example_inputs_that_the_model_does_not_take_are_refused(name: str) -> None:
+    with pytest.raises(gw.RequestError, match=r"needed (float|some of x)"):
+        quiet(gated(), example_inputs={name: np.zeros((5, 8))})
 
 
 def test_example_inputs_are_compared_too() -> None:
@@ -316,3 +318,29 @@ def test_a_torch_module_is_compared_with_itself() -> None:
     given = torch.randn(5, 8)
     (output,) = artifact(input=given).values()
     torch.testing.assert_close(output, layers(given).detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_training_a_torch_module_further_does_not_change_the_result(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    layer = torch.nn.Linear(8, 64)
+    x = np.ones((2, 8), np.float32)
+    artifact = quiet(layer, example_inputs={"input": x})
+    (before,) = artifact(input=x).values()
+    with torch.no_grad():
+        layer.weight.zero_()
+    artifact.save(tmp_path / "saved")
+    (after,) = gw.load(tmp_path / "saved")(input=x).values()
+    np.testing.assert_array_equal(after, before)
+
+
+def test_a_profile_of_another_kind_is_refused() -> None:
+    with pytest.raises(gw.UsageError, match="found a int; needed a Profile"):
+        quiet(gated(), profile=5)
+
+
+def test_a_model_that_draws_random_numbers_is_not_blamed_on_a_pass() -> None:
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[n, 8] x) => (float[n, 8] y) '
+    text += "<float r = {0.5}, bool training = {1}> { y, mask = Dropout(x, r, training) }"
+    with pytest.raises(gw.VerificationError, match="other numbers each time it runs"):
+        quiet(ir.from_onnx_text(text))
+    assert not Path("graphwright-failure").exists()

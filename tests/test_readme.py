@@ -39,9 +39,7 @@ def test_every_command_of_the_readme_works(tmp_path: Path) -> None:
             "import sys; from graphwright.cli import main; sys.exit(main())",
             *arguments,
         ]
-        done = subprocess.run(
-            call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{arguments}: {done.stderr}"
 
 

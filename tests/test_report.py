@@ -80,9 +80,7 @@ def test_a_report_comes_back_from_json() -> None:
 def test_a_number_that_json_lacks_is_written_as_text() -> None:
     point = VerifiedPoint({}, "y", float("inf"), float("nan"))
     report = full()
-    broken = Report(
-        *(getattr(report, name) for name in list(vars(report))[:7]), Verification("final", "x", (point,))
-    )
+    broken = Report(*(getattr(report, name) for name in list(vars(report))[:7]), Verification("final", "x", (point,)))
     text = json.dumps(broken.to_json(), allow_nan=False)
     verification = Report.from_json(json.loads(text)).verification
     assert verification is not None
@@ -133,9 +131,7 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
-def test_without_jinja2_the_page_says_how_to_install_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_jinja2_the_page_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(gw.MissingDependencyError, match=r"pip install graphwright\[report\]"):
         full().to_html(tmp_path / "report.html")

@@ -49,7 +49,7 @@ def inspect(
             key: manifest.get(key) for key in ("target", "pipeline", "profile", "source", "verification")
         }
     if cost:
-        data["cost"] = _cost(source.model, profile)
+        data["cost"] = _cost(source.model, profile, manifest)
     if as_json:
         say_json(data)
     else:
@@ -75,11 +75,14 @@ def _print_inspection(data: dict[str, Any]) -> None:
         say(f"  cost at {which} ({dims}): {one['flops'] / 1e9:.3g} GFLOP, {traffic}{unknown}")
 
 
-def _cost(model: "ir.Model", profile: str | None) -> dict[str, Any]:
+def _cost(model: "ir.Model", profile: str | None, manifest: dict[str, Any] | None) -> dict[str, Any]:
+    """The cost at each corner of the profile given, or of the artifact's own."""
     from graphwright.compilation.settings import as_profile
     from graphwright.engine.cost import cost_table
+    from graphwright.runtime.bound import BoundProfile
 
-    bound = as_profile(profile).bind(model)
+    own = BoundProfile.from_json(manifest["profile"]) if manifest is not None else None
+    bound = own if own is not None and profile is None else as_profile(profile).bind(model)
     corners: tuple[Which, ...] = ("min", "opt", "max")
     return {which: cost_table(model, bound.sizes(which)).to_json() for which in corners}
 

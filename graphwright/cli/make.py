@@ -100,6 +100,7 @@ def optimize(
 
 def _check_early(output: Path, html: Path | None, rule: str | None) -> None:
     """Refuse what would fail at the end of a long run."""
+    from graphwright.errors import OutputError
     from graphwright.folder import check_target
     from graphwright.passes.discovery import catalogue
     from graphwright.report.html import environment
@@ -107,6 +108,8 @@ def _check_early(output: Path, html: Path | None, rule: str | None) -> None:
     check_target(output)
     if html is not None:
         environment()
+        if not html.parent.is_dir():
+            raise OutputError("--html", f"no folder {html.parent}", needed="a file in a folder that exists")
     if rule is not None:
         catalogue().find(rule)
 

@@ -46,9 +46,12 @@ def requests(model: ir.Model, profile: BoundProfile, examples: Arrays | None = N
     """Return inputs to compare on: random ones at each of the profile's points, and the examples if they fit.
 
     Raises:
-        RequestError: numbers for an input cannot be drawn, and there are no examples.
+        RequestError: numbers for an input cannot be drawn, and there are no examples; or the model does not take
+        the examples at any size.
     """
     found: list[dict[str, np.ndarray]] = []
+    if examples is not None:
+        BoundProfile(inputs_of(model), ({},)).check(examples)
     if examples is not None and _fits(profile, examples):
         found.append(dict(examples))
     try:
@@ -116,7 +119,11 @@ class _Comparison:
         self.failed: Arrays | None = None
 
     def add(self, given: Arrays, expected: Callable[[], Arrays], session: OrtSession) -> bool:
-        """Compare at one point; tells whether to go on."""
+        """Compare at one point; tells whether to go on.
+
+        Raises:
+            VerificationError: the source gives other numbers each time.
+        """
         try:
             wanted = expected()
         except GraphwrightError as error:
@@ -132,6 +139,10 @@ class _Comparison:
             return False
         comparison = Comparison("final")
         self.differences = compare(wanted, actual)
+        if self.differences and compare(wanted, expected()):
+            hint = "export it in evaluation mode, or do not verify"
+            found = "other numbers each time it runs"
+            raise VerificationError("source", found, needed="a model without random numbers", hint=hint)
         comparison.add("", wanted, actual, self.differences)
         shapes = {name: tuple(array.shape) for name, array in given.items()}
         output = comparison.worst_where.rpartition("output ")[2]

@@ -31,15 +31,10 @@ from graphwright.report import Report, Size, Verification
 from graphwright.report.measure import explanations, pass_rows, size_of
 from graphwright.report.progress import Tell
 from graphwright.runtime.ort import OrtSession
+from graphwright.runtime.ort_load import LARGEST_IN_MEMORY, NEWEST_IR_VERSION
 from graphwright.runtime.providers import has_provider_for
 from graphwright.runtime.reference import Reference, evaluate
 
-# A result with larger weights is written to a file at once and mapped from there; it is never whole in
-# memory.
-LARGEST_IN_MEMORY = 512 * 2**20
-# onnxruntime 1.31 reads files up to this IR version. Later ones add nothing that an operator of its opsets
-# needs.
-NEWEST_IR_VERSION = 13
 # Comparing after each pass is for finding faults: the first shapes will do.
 _EACH_POINTS = 2
 
@@ -68,11 +63,15 @@ class Compilation:
         before = size_of(self.source.model)
         with self._timed("passes"):
             model, regions = self._rewrite()
+        # A large result is written to a file at once and mapped from there; it is never whole in memory.
         is_large = size_of(model).weight_bytes >= LARGEST_IN_MEMORY
         folder = self._stage(model) if is_large else None
         try:
             path = folder / MODEL if folder is not None else None
-            model = load_onnx(path) if path is not None else model
+            if path is not None:
+                model = load_onnx(path)
+            elif self.source.reference is not None:
+                _own_weights(model)
             with self._timed("verification"):
                 checked, session = self._verify(model, path)
         except BaseException:
@@ -215,3 +214,16 @@ class Compilation:
             "profile": self.profile.to_json(),
             "verification": report.to_json()["verification"],
         }
+
+
+def _own_weights(model: ir.Model) -> None:
+    """Copy the weights, which share memory with a torch module: training it further must not change the result."""
+    copies: dict[int, ir.TensorProtocol] = {}
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is not None and tensor.dtype != ir.DataType.STRING:
+                if id(tensor) not in copies:
+                    array = tensor.numpy().copy()
+                    copies[id(tensor)] = ir.Tensor(array, dtype=tensor.dtype, name=tensor.name)
+                value.const_value = copies[id(tensor)]

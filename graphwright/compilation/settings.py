@@ -83,7 +83,14 @@ def _require(name: str, value: str, known: Sequence[str], done: Sequence[str]) -
 
 
 def as_profile(given: Profile | str | None) -> Profile:
-    """Return the profile that a text stands for; without one, any size of at least one."""
+    """Return the profile that a text stands for; without one, any size of at least one.
+
+    Raises:
+        ProfileError: text that is no profile.
+        UsageError: neither text nor a profile.
+    """
     if given is None:
         return Profile.unbounded()
+    if not isinstance(given, str | Profile):
+        raise UsageError("profile", f"a {type(given).__name__}", needed="a Profile or its text")
     return Profile.parse(given) if isinstance(given, str) else given

@@ -126,9 +126,7 @@ class _KeepRegion(Observer):
         self.number = number
         self.models: dict[str, ir.Model] = {}
 
-    def before_commit(
-        self, application: Application, replacement: Replacement | None, model: ir.Model
-    ) -> None:
+    def before_commit(self, application: Application, replacement: Replacement | None, model: ir.Model) -> None:
         """Cut the region out; one that means nothing alone is left out."""
         if application.number != self.number or replacement is None:
             return

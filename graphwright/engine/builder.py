@@ -38,12 +38,10 @@ class Builder:
     """Makes nodes: ``op.Anything(x, y, axis=1)`` is an operator of that name and returns its output.
 
     ``_domain`` names a domain other than ONNX's; ``_outputs`` above 1 gives a tuple. A float among the inputs becomes
-    a constant of the first floating dtype among them; integers and lists of them become int64. Nothing is written to the graph.
+    a constant of the first floating dtype among them; integers and lists of them become int64. No graph is touched.
     """
 
-    def __init__(
-        self, names: Names, prefix: str, opsets: dict[str, int], *, inline_constants: bool = False
-    ) -> None:
+    def __init__(self, names: Names, prefix: str, opsets: dict[str, int], *, inline_constants: bool = False) -> None:
         self.nodes: list[ir.Node] = []
         self.constants: list[ir.Value] = []
         self._names = names
@@ -86,9 +84,7 @@ class Builder:
             self._finish(node)
             return node.outputs[0]
         shape = ir.Shape(static_shape(tensor))
-        value = ir.Value(
-            name=self._fresh(name), type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor
-        )
+        value = ir.Value(name=self._fresh(name), type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
         self.constants.append(value)
         return value
 

@@ -185,9 +185,7 @@ def _too_far(name: str, expected: np.ndarray, actual: np.ndarray, gap: Gap) -> D
     )
 
 
-def _misplaced(
-    name: str, kind: str, expected: np.ndarray, actual: np.ndarray, wrong: np.ndarray
-) -> Difference:
+def _misplaced(name: str, kind: str, expected: np.ndarray, actual: np.ndarray, wrong: np.ndarray) -> Difference:
     index = tuple(int(axis) for axis in np.argwhere(wrong)[0])
     place = f", at {list(index)}" if index else ""
     detail = f"{_number(actual[index])} where {_number(expected[index])} is due{place}"
@@ -200,9 +198,7 @@ def _compare_exactly(name: str, expected: np.ndarray, actual: np.ndarray) -> Dif
         return None
     index = tuple(int(axis) for axis in np.argwhere(wrong)[0])
     place = f", at {list(index)}" if index else ""
-    detail = (
-        f"{actual[index]} where {expected[index]} is due{place}; {int(wrong.sum())} of {wrong.size} places"
-    )
+    detail = f"{actual[index]} where {expected[index]} is due{place}; {int(wrong.sum())} of {wrong.size} places"
     return Difference(name, "value", detail)
 
 

@@ -25,12 +25,8 @@ _TRANSCENDENTAL = 8
 # Operations per element of the output.
 _PER_OUTPUT: dict[str, int] = {
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Neg", "Abs", "Max", "Min", "Relu", "Where", "Clip"), 1),
-    **dict.fromkeys(
-        ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Xor", "Not"), 1
-    ),
-    **dict.fromkeys(
-        ("Ceil", "Floor", "Round", "Sign", "Mod", "Reciprocal", "LeakyRelu", "IsNaN", "IsInf"), 1
-    ),
+    **dict.fromkeys(("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Xor", "Not"), 1),
+    **dict.fromkeys(("Ceil", "Floor", "Round", "Sign", "Mod", "Reciprocal", "LeakyRelu", "IsNaN", "IsInf"), 1),
     **dict.fromkeys(("Exp", "Log", "Sqrt", "Erf", "Tanh", "Sigmoid", "Pow", "Sin", "Cos"), _TRANSCENDENTAL),
     **dict.fromkeys(("Softplus", "Elu"), _TRANSCENDENTAL + 1),
     # Largest, difference, exponential, sum, quotient.
@@ -228,9 +224,7 @@ def _conv(node: ir.Node, dims: Mapping[str, int]) -> int:
 
 def _attention(node: ir.Node, dims: Mapping[str, int]) -> int:
     """Both products and the softmax between them; a causal mask saves nothing here, as in most kernels."""
-    if node.domain and (
-        node.op_type != "MultiHeadAttention" or len(node.inputs) < 3 or node.inputs[2] is None
-    ):
+    if node.domain and (node.op_type != "MultiHeadAttention" or len(node.inputs) < 3 or node.inputs[2] is None):
         raise _Uncounted("no formula for this form of the operator")
     query, output = _shape(node.inputs[0], dims), _shape(node.outputs[0], dims)
     keys = _shape(node.inputs[1], dims)[-2]

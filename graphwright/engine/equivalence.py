@@ -196,8 +196,6 @@ def _widened(
         if array.dtype.kind not in "biuOUS" and reference[name].shape == array.shape:
             noise = max(noise, gap_of(reference[name], array, Tolerance(0.0, 0.0)).relative)
     return {
-        dtype: Tolerance(
-            each.absolute, each.relative + min(_MOST_NOISE * each.relative, _NOISE_FACTOR * noise)
-        )
+        dtype: Tolerance(each.absolute, each.relative + min(_MOST_NOISE * each.relative, _NOISE_FACTOR * noise))
         for dtype, each in tolerances.items()
     }

@@ -77,9 +77,7 @@ class Explanation:
 
         table = Table("pass", "node", "found", "reason", "needed", title="Nearest misses")
         for miss in self.misses:
-            table.add_row(
-                *map(_escaped, (miss.pass_name, miss.node, miss.found, miss.reason.name, miss.detail))
-            )
+            table.add_row(*map(_escaped, (miss.pass_name, miss.node, miss.found, miss.reason.name, miss.detail)))
         if self.hidden:
             table.caption = f"{self.hidden} further nodes matched too little to be listed"
         return table
@@ -101,9 +99,7 @@ def _line(miss: NearMiss) -> str:
     return f"{miss.node}: {miss.pass_name} matched {miss.found} {joint}{verdict}: {miss.detail}"
 
 
-def explain(
-    outcomes: Iterable[PassOutcome], *, rule: str | None = None, everything: bool = False
-) -> Explanation:
+def explain(outcomes: Iterable[PassOutcome], *, rule: str | None = None, everything: bool = False) -> Explanation:
     """Return the nearest misses of a run that was made with ``explain`` on.
 
     ``rule`` keeps one pass. Matches of too little are left out and counted, unless ``everything`` is asked

@@ -20,11 +20,6 @@ Dim = int | ir.SymbolicDim
 SMALL_CONSTANT = 1024
 
 
-def is_overridable(value: ir.Value) -> bool:
-    """Tell whether callers may replace this initializer: it is a graph input too."""
-    return value.is_initializer() and value.is_graph_input()
-
-
 def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     """Return the tensor that a value always holds, or None; overridable initializers never count."""
     if value is None or value.is_graph_input():

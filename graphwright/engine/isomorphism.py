@@ -49,9 +49,7 @@ class _Comparison:
         if ends[0] != ends[1]:
             yield f"{ends[0]} and {ends[1]} inputs and outputs"
             return
-        for one, other in zip(
-            (*first.inputs, *first.outputs), (*second.inputs, *second.outputs), strict=True
-        ):
+        for one, other in zip((*first.inputs, *first.outputs), (*second.inputs, *second.outputs), strict=True):
             texts = [facts.describe(value).partition(" ")[2] for value in (one, other)]
             if texts[0] != texts[1]:
                 yield f"{one.name} is {texts[0]} and {texts[1]}"

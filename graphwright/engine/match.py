@@ -71,9 +71,7 @@ class Miss:
         found = self.found
         if isinstance(found, ir.Value):
             node = found.producer()
-            found = (
-                facts.describe(found) if node is None else f"{facts.describe(found)} of {facts.place(node)}"
-            )
+            found = facts.describe(found) if node is None else f"{facts.describe(found)} of {facts.place(node)}"
         return f"{facts.place(self.node)} needs {describe(self.needed)}, has {found or 'nothing'}"
 
 

@@ -46,7 +46,8 @@ class Application:
 
     def __str__(self) -> str:
         where = f" in {self.graph}" if self.graph else ""
-        return f"#{self.number} {self.pass_name}{where}: {', '.join(self.nodes)}"
+        nodes = f": {', '.join(self.nodes)}" if self.nodes else ""
+        return f"#{self.number} {self.pass_name}{where}{nodes}"
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,7 @@ class Observer:
         """Tell whether the application of this number may be made; one no ends the run's rewriting."""
         return True
 
-    def before_commit(
-        self, application: Application, replacement: Replacement | None, model: ir.Model
-    ) -> None:
+    def before_commit(self, application: Application, replacement: Replacement | None, model: ir.Model) -> None:
         """Called with each application before the graph is edited; raises to stop the run.
 
         A pass that is no rule gives one application with no replacement, after it has run.
@@ -139,9 +138,7 @@ class Record(Observer):
         self.applications: list[Application] = []
         self.outcomes: list[PassOutcome] = []
 
-    def before_commit(
-        self, application: Application, replacement: Replacement | None, model: ir.Model
-    ) -> None:
+    def before_commit(self, application: Application, replacement: Replacement | None, model: ir.Model) -> None:
         """Keep the application."""
         self.applications.append(application)
 

@@ -8,7 +8,7 @@ where its family and the catalogue place it. Text without ``default`` is run exa
 import inspect
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -118,6 +118,7 @@ class Catalogue:
             PipelineError: text that is not of the form, an unknown pass or argument.
         """
         items = [_parse_item(item) for item in _split(text)]
+        _check_items(items)
         if not any(name == "default" for name, _ in items):
             return Pipeline(tuple(self._step(name, options) for name, options in items))
         chosen = {step.name: step for step in self.default(target).steps}
@@ -161,6 +162,17 @@ def _parse_item(text: str) -> tuple[str, dict[str, Any]]:
             raise PipelineError(f"pipeline, {found['name']}", repr(part), needed="argument=value")
         options[name.strip()] = _from_text(value.strip())
     return found["name"], options
+
+
+def _check_items(items: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    """Refuse what would have no effect: a pass taken out of nothing, arguments of what takes none."""
+    taken_out = [name for name, _ in items if name.startswith("-")]
+    if taken_out and not any(name == "default" for name, _ in items):
+        hint = f"default,{taken_out[0]}"
+        raise PipelineError("pipeline", f"{taken_out[0]!r} alone", needed="default beside it", hint=hint)
+    for name, options in items:
+        if options and (name == "default" or name in taken_out):
+            raise PipelineError("pipeline", f"arguments of {name!r}", needed="none there")
 
 
 def _from_text(text: str) -> Any:
@@ -218,9 +230,7 @@ def _run_step(run: Run, step: Step) -> PassOutcome:
         raise
     except Exception as error:
         found = f"{type(error).__name__}: {error}"
-        raise CheckError(
-            f"pass {step.name}", found, hint=f"leave it out with default,-{step.name}"
-        ) from error
+        raise CheckError(f"pass {step.name}", found, hint=f"leave it out with default,-{step.name}") from error
     applied = run.applied - applied_before
     if applied:
         RemoveUnusedNodesPass()(run.model)

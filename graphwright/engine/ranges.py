@@ -8,9 +8,7 @@ import onnx_ir as ir
 from graphwright.engine import facts
 
 # Operators that rearrange, repeat or drop elements and make no new ones.
-MOVES = frozenset(
-    {"Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
-)
+MOVES = frozenset({"Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze"})
 
 # Facts are asked of short chains; a longer one is answered with "not known".
 MAX_DEPTH = 32
@@ -36,9 +34,7 @@ def is_free_of_lowest(value: ir.Value | None) -> bool:
     if value is None or value.dtype is None or not value.dtype.is_floating_point():
         return False
     lowest = float(value.dtype.min)
-    return _holds(
-        value, 0, lambda contents: not bool((contents == lowest).any()), lambda node, depth: False
-    )
+    return _holds(value, 0, lambda contents: not bool((contents == lowest).any()), lambda node, depth: False)
 
 
 def _holds(

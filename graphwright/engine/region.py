@@ -72,15 +72,11 @@ class _Closure:
         """Return the nodes that must come along to make a value, or None where random numbers will do."""
         if self.in_context and node is not None and value.dtype in _EXACT and not _is_odd(node):
             return {node}
-        is_shape = (
-            value.dtype in (ir.DataType.INT64, ir.DataType.INT32, None) and (facts.rank(value) or 0) < 2
-        )
+        is_shape = value.dtype in (ir.DataType.INT64, ir.DataType.INT32, None) and (facts.rank(value) or 0) < 2
         return _shape_computation(value) if self.in_context or is_shape else None
 
 
-def region_models(
-    replacement: Replacement, model: ir.Model, *, in_context: bool = False
-) -> tuple[ir.Model, ir.Model]:
+def region_models(replacement: Replacement, model: ir.Model, *, in_context: bool = False) -> tuple[ir.Model, ir.Model]:
     """Return the region before and after a replacement, each as a model of its own.
 
     A rule may rest on what the nodes before its match prove, such as that a mask is true throughout. With
@@ -124,9 +120,7 @@ def _model(
     imports: dict[str, int],
     host: ir.Model,
 ) -> ir.Model:
-    referring = next(
-        (node for node in closure.nodes if any(each.is_ref() for each in node.attributes.values())), None
-    )
+    referring = next((node for node in closure.nodes if any(each.is_ref() for each in node.attributes.values())), None)
     if referring is not None:
         found = "an attribute that the enclosing function's caller gives"
         raise RequestError(facts.place(referring), found, needed="a node that can run alone")
@@ -134,9 +128,7 @@ def _model(
     for node in closure.nodes:
         imports.setdefault(node.domain, 1)
     shared = [value for value in closure.constants if value not in inputs]
-    view = ir.GraphView(
-        inputs, outputs, nodes=closure.nodes, initializers=shared, opset_imports=imports, name="region"
-    )
+    view = ir.GraphView(inputs, outputs, nodes=closure.nodes, initializers=shared, opset_imports=imports, name="region")
     graph = view.clone()
     _name_outputs(graph, names)
     functions = [function.clone() for function in host.functions.values()]

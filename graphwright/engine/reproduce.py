@@ -70,10 +70,7 @@ def _move(aside: Path, folder: Path) -> Path:
 
 def _save(model: ir.Model, path: Path) -> None:
     tensors = {
-        id(v.const_value): v.const_value
-        for g in model.graphs()
-        for v in g.initializers.values()
-        if v.const_value
+        id(v.const_value): v.const_value for g in model.graphs() for v in g.initializers.values() if v.const_value
     }
     is_large = sum(tensor.nbytes for tensor in tensors.values() if tensor is not None) > MOST_INLINE
     # A clone: saving points the initializers at the new file, and the caller's must stay as they are.

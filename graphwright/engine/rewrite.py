@@ -78,9 +78,7 @@ class _Sweep:
                 return
         if not complete and self.run.explain and matcher.miss.matched:
             miss, place = matcher.miss, facts.place(node)
-            record = MissRecord(
-                self.rule.name, graph_pattern.name, place, miss.matched, graph_pattern.size, str(miss)
-            )
+            record = MissRecord(self.rule.name, graph_pattern.name, place, miss.matched, graph_pattern.size, str(miss))
             self.misses.append(record)
 
     def _try(self, graph_pattern: GraphPattern, match: Match, node: ir.Node) -> bool:
@@ -130,9 +128,7 @@ class _Sweep:
         return latest
 
     def _position(self, node: ir.Node) -> int:
-        while (
-            node.graph is not self.graph
-        ):  # a user inside a subgraph stands where the node that carries it stands
+        while node.graph is not self.graph:  # a user inside a subgraph stands where the node that carries it stands
             carrier = _carrier(node.graph, self.graph)
             if carrier is None:
                 return -1

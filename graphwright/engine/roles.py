@@ -157,11 +157,7 @@ def _reached(node: ir.Node, index: int, model: ir.Model) -> Iterator[tuple[ir.Va
         inner = next(facts.subgraphs(node), None)
         if inner is not None and index < len(inner.inputs):
             yield inner.inputs[index], 0
-    elif (
-        (node.op_type in _MOVES and index == 0)
-        or (node.op_type == "Where" and index > 0)
-        or node.op_type == "Concat"
-    ):
+    elif (node.op_type in _MOVES and index == 0) or (node.op_type == "Where" and index > 0) or node.op_type == "Concat":
         yield from ((output, 0) for output in node.outputs)
     elif node.op_type == "Cast" and not _is_mask_use(node, index):
         yield node.outputs[0], 0

@@ -5,7 +5,9 @@ What cannot be drawn with any hope of fitting is refused with its reason, so tha
 that never ran.
 """
 
+import math
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -34,6 +36,8 @@ _NAME = re.compile(r"[A-Za-z_][\w.]*")
 _LONGEST_EXPRESSION = 200
 # Numbers of indices, masks and inputs whose use says nothing.
 _SMALL = 4
+# Of eight bytes each: NumPy raises ValueError above it, and MemoryError below.
+_MOST_ELEMENTS = sys.maxsize // 8
 
 
 def bind_dims(
@@ -108,9 +112,7 @@ def sizes_of(values: Iterable[ir.Value], shapes: Mapping[str, tuple[int, ...]]) 
     return found
 
 
-def sample_inputs(
-    model: ir.Model, shapes: Mapping[str, tuple[int, ...]], seed: int = 0
-) -> dict[str, np.ndarray]:
+def sample_inputs(model: ir.Model, shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, np.ndarray]:
     """Return an array for each input that has no default.
 
     Indices stay inside the table they point into; masks are ones with padding on the right and on the left in
@@ -144,14 +146,14 @@ def _draw(
     dtype = value.type.dtype
     if dtype == ir.DataType.STRING:
         raise _refusal(value, "text")
+    if math.prod(shape) > _MOST_ELEMENTS:
+        raise _refusal(value, f"the shape {list(shape)}, more elements than an array can have")
     role = role_of(value, model)
     if dtype == ir.DataType.BOOL:
         return _mask(shape, rng).astype(np.bool_)
     if dtype.is_floating_point():
         numbers = rng.standard_normal(shape) * rng.uniform(0.5, 2.0)
-        return np.asarray(np.abs(numbers) + 0.1 if role.kind is Kind.POSITIVE else numbers).astype(
-            dtype.numpy()
-        )
+        return np.asarray(np.abs(numbers) + 0.1 if role.kind is Kind.POSITIVE else numbers).astype(dtype.numpy())
     if not dtype.is_integer():
         raise _refusal(value, f"the type {dtype.name.lower()}")
     return _integers(value, role, shape, sizes, rng).astype(dtype.numpy())

@@ -31,9 +31,7 @@ def faults(model: ir.Model) -> Iterator[str]:
         yield from _graph_faults(function.graph, model, opsets, set())
 
 
-def _graph_faults(
-    graph: ir.Graph, model: ir.Model, opsets: dict[str, int], outer: set[ir.Value]
-) -> Iterator[str]:
+def _graph_faults(graph: ir.Graph, model: ir.Model, opsets: dict[str, int], outer: set[ir.Value]) -> Iterator[str]:
     visible = outer | set(graph.inputs) | set(graph.initializers.values())
     names = {value.name for value in visible}
     for node in graph:

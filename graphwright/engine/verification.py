@@ -65,11 +65,7 @@ class Verification:
             self._keep_worst(f"{where}, output {name}", tensor, actual.get(name))
 
     def _keep_worst(self, where: str, expected: np.ndarray, actual: np.ndarray | None) -> None:
-        if (
-            actual is None
-            or expected.shape != actual.shape
-            or "O" in (expected.dtype.kind, actual.dtype.kind)
-        ):
+        if actual is None or expected.shape != actual.shape or "O" in (expected.dtype.kind, actual.dtype.kind):
             return
         gap = gap_of(expected, actual, Tolerance(0.0, 0.0))
         if gap.absolute > self.worst_absolute:

@@ -70,9 +70,7 @@ class RegionVerifier(Observer):
         """Keep the model as it is: a pass that is no rule is compared as a whole."""
         self._before, self._whole = model.clone(), None
 
-    def before_commit(
-        self, application: Application, replacement: Replacement | None, model: ir.Model
-    ) -> None:
+    def before_commit(self, application: Application, replacement: Replacement | None, model: ir.Model) -> None:
         """Check an application of a rule; one of another kind of pass waits until its graph has been checked.
 
         A region that fails on any numbers of its inputs' types is tried again with the nodes that make its
@@ -110,9 +108,7 @@ class RegionVerifier(Observer):
             self._keep(self._whole, result)
         self._before = self._whole = None
 
-    def _check(
-        self, application: Application, before: ir.Model, after: ir.Model, *, in_double: bool = True
-    ) -> Outcome:
+    def _check(self, application: Application, before: ir.Model, after: ir.Model, *, in_double: bool = True) -> Outcome:
         seed = self._seed + _SEEDS_PER_APPLICATION * application.number
         return check_equivalence(
             before, after, self._prepare, seed=seed, in_double=in_double, tolerances=self._tolerances

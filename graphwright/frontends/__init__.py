@@ -80,38 +80,26 @@ def _from_onnx(source: str | Path | ModelProto | ir.Model, example_inputs: objec
     model = load_onnx(source)
     name = Path(source).stem if isinstance(source, str | Path) else model.graph.name or "model"
     if example_inputs is not None and not isinstance(example_inputs, Mapping):
-        raise UsageError(
-            "example_inputs", type(example_inputs).__name__, needed="a mapping from input name to array"
-        )
-    examples = (
-        None if example_inputs is None else {key: np.asarray(item) for key, item in example_inputs.items()}
-    )
+        raise UsageError("example_inputs", type(example_inputs).__name__, needed="a mapping from input name to array")
+    examples = None if example_inputs is None else {key: np.asarray(item) for key, item in example_inputs.items()}
     return Source(model, name, sha256_of(source), example_inputs=examples, task=task)
 
 
-def _from_object(
-    model: Any, example_inputs: object, task: str, profile: object, attention: str | None
-) -> Source:
+def _from_object(model: Any, example_inputs: object, task: str, profile: object, attention: str | None) -> Source:
     classes = {f"{base.__module__}.{base.__qualname__}" for base in type(model).__mro__}
     if "transformers.modeling_utils.PreTrainedModel" in classes:
         return _pretrained(model, example_inputs, task, profile, attention)
     if "torch.nn.modules.module.Module" not in classes:
-        needed = (
-            "an .onnx file, a saved Hugging Face folder, a torch module, an ModelProto or an onnx_ir.Model"
-        )
+        needed = "an .onnx file, a saved Hugging Face folder, a torch module, an ModelProto or an onnx_ir.Model"
         raise UsageError("model", f"a {type(model).__name__}", needed=needed)
     if example_inputs is None:
         hint = 'pass example_inputs={"x": array, ...}'
-        raise UsageError(
-            "model", f"{type(model).__name__} without example inputs", needed="one of each", hint=hint
-        )
+        raise UsageError("model", f"{type(model).__name__} without example inputs", needed="one of each", hint=hint)
     traced: Source = _frontend("torch").trace(model, example_inputs, profile=profile, task=task)
     return traced
 
 
-def _pretrained(
-    model: Any, example_inputs: object, task: str, profile: object, attention: str | None
-) -> Source:
+def _pretrained(model: Any, example_inputs: object, task: str, profile: object, attention: str | None) -> Source:
     loaded: Source = _frontend("transformers").from_pretrained(
         model, task=task, attention=attention, example_inputs=example_inputs, profile=profile
     )
@@ -124,6 +112,4 @@ def _frontend(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         package = (error.name or name).split(".")[0]
         hint = "pip install graphwright[torch]"
-        raise MissingDependencyError(
-            f"{name} models", f"no package {package}", needed=package, hint=hint
-        ) from error
+        raise MissingDependencyError(f"{name} models", f"no package {package}", needed=package, hint=hint) from error

@@ -99,9 +99,7 @@ def _restore(proto: onnx.ModelProto, model: ir.Model, script: Script) -> ir.Mode
         check_proto(proto, str(script), None)
     except LoadError as error:
         hint = "call graph.cleanup().toposort() at the end of the function"
-        raise StructureError(
-            str(script), error.found, needed=error.needed or "a valid graph", hint=hint
-        ) from error
+        raise StructureError(str(script), error.found, needed=error.needed or "a valid graph", hint=hint) from error
     new = load_onnx(proto)
     new.metadata_props.update(model.metadata_props)
     new.graph.metadata_props.update(model.graph.metadata_props)
@@ -130,9 +128,7 @@ def _check_types(model: ir.Model, where: str) -> None:
 
 def _place(path: str, name: str, error: BaseException, defined: str = "") -> str:
     """File, function and the last line in that file that the error passed through."""
-    frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in (path, defined)
-    ]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in (path, defined)]
     line = frames[-1].lineno if frames else getattr(error, "lineno", None)
     return f"{path}:{name}" + (f" (line {line})" if line else "")
 

@@ -81,9 +81,7 @@ def sha256_of(source: Source) -> str:
         return digest.hexdigest()
     path = Path(source)
     proto = _read(path)
-    locations = {
-        entry.value for tensor in tensors(proto) for entry in tensor.external_data if entry.key == "location"
-    }
+    locations = {entry.value for tensor in tensors(proto) for entry in tensor.external_data if entry.key == "location"}
     files = [path, *(resolve_location(location, str(path), path.parent) for location in sorted(locations))]
     for file in files:
         with file.open("rb") as stream:
@@ -108,9 +106,7 @@ def _pieces(model: ir.Model) -> Iterator[bytes | memoryview]:
 
 def _described(tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
     """Type, shape and name of a tensor, without its content."""
-    return ir.ExternalTensor(
-        "", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
-    )
+    return ir.ExternalTensor("", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name)
 
 
 def _read(path: Path) -> onnx.ModelProto:
@@ -154,9 +150,7 @@ def _parse_text(data: bytes, where: str) -> onnx.ModelProto:
         return onnx.parser.parse_model(data.decode("utf-8"))
     except (onnx.parser.ParseError, UnicodeDecodeError) as error:
         found = " ".join(str(error).split())[:200]
-        raise LoadError(
-            where, found, needed="a model as ONNX text", hint="see the ONNX text syntax"
-        ) from None
+        raise LoadError(where, found, needed="a model as ONNX text", hint="see the ONNX text syntax") from None
 
 
 def _deserialize(proto: onnx.ModelProto, where: str, folder: Path | None) -> ir.Model:

@@ -56,6 +56,7 @@ def _check(proto: onnx.ModelProto, where: str, folder: Path | None) -> None:
         raise LoadError(where, f"IR version {proto.ir_version}", needed=needed, hint=hint)
     _check_functions(proto, where)
     _check_operators(proto, where)
+    _check_sizes(proto, where)
     for tensor in tensors(proto):
         check_tensor(tensor, where, folder)
     _check_structure(proto, where)
@@ -104,9 +105,7 @@ def _check_text(proto: onnx.ModelProto, where: str) -> None:
             if field.type == field.TYPE_MESSAGE:
                 pending.extend(items)
             elif field.type == field.TYPE_STRING and any(isinstance(item, bytes) for item in items):
-                raise LoadError(
-                    where, f"a {field.name} that is no text", needed="UTF-8", hint="copy it again"
-                )
+                raise LoadError(where, f"a {field.name} that is no text", needed="UTF-8", hint="copy it again")
 
 
 def _check_functions(proto: onnx.ModelProto, where: str) -> None:
@@ -134,11 +133,7 @@ def _measure(
     pending = [start]
     while pending:
         key = pending[-1]
-        waiting = (
-            []
-            if key in sizes
-            else [called for called in calls[key] if called in calls and called not in sizes]
-        )
+        waiting = [] if key in sizes else [called for called in calls[key] if called in calls and called not in sizes]
         if not waiting:
             pending.pop()
             path.pop(key, None)
@@ -146,9 +141,7 @@ def _measure(
             continue
         path[key] = None
         if waiting[0] in path:
-            raise LoadError(
-                where, f"function {_spell(waiting[0])} calls itself", needed="functions without recursion"
-            )
+            raise LoadError(where, f"function {_spell(waiting[0])} calls itself", needed="functions without recursion")
         pending.append(waiting[0])
 
 
@@ -179,9 +172,7 @@ def _opsets(owner: onnx.ModelProto | onnx.FunctionProto, where: str) -> dict[str
     newest = onnx.defs.onnx_opset_version()
     if not 1 <= imports.get("", 1) <= newest:
         needed = f"1 to {newest}, which onnx {onnx.__version__} knows"
-        raise LoadError(
-            where, f"opset {imports['']}", needed=needed, hint="install a newer onnx or export again"
-        )
+        raise LoadError(where, f"opset {imports['']}", needed=needed, hint="install a newer onnx or export again")
     return imports
 
 
@@ -190,9 +181,7 @@ def _check_operator(node: onnx.NodeProto, imports: dict[str, int], where: str) -
     place = f"{where}: {node.name or (node.output[0] if node.output else '?')} ({node.op_type})"
     if domain not in imports:
         hint = "export the model again"
-        raise LoadError(
-            place, f"no opset for domain {domain or 'ai.onnx'!r}", needed="an opset_import", hint=hint
-        )
+        raise LoadError(place, f"no opset for domain {domain or 'ai.onnx'!r}", needed="an opset_import", hint=hint)
     if domain not in STANDARD_DOMAINS:
         return
     version = imports[domain]
@@ -201,6 +190,15 @@ def _check_operator(node: onnx.NodeProto, imports: dict[str, int], where: str) -
         found = f"operator {node.op_type}, unknown in opset {version} of {domain or 'ai.onnx'!r}"
         hint = "put an operator of your own into a domain of its own, with a function body"
         raise LoadError(place, found, needed="an operator of that opset", hint=hint)
+
+
+def _check_sizes(proto: onnx.ModelProto, where: str) -> None:
+    for graph in (graph for root in (proto.graph, *proto.functions) for graph in graphs(root)):
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            sizes = [size.dim_value for size in value.type.tensor_type.shape.dim]
+            if any(size < 0 for size in sizes):
+                hint = "a size that varies has a name, or nothing"
+                raise LoadError(f"{where}: {value.name}", f"sizes {sizes}", needed="none below 0", hint=hint)
 
 
 def _check_structure(proto: onnx.ModelProto, where: str) -> None:
@@ -237,9 +235,7 @@ def _copy_graph(copy: onnx.GraphProto, graph: onnx.GraphProto) -> None:
                 small = tensor.ByteSize() <= _CHECKED_BYTES
                 new = copy.initializer.add()
                 new.CopyFrom(
-                    tensor
-                    if small
-                    else onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0])
+                    tensor if small else onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0])
                 )
         elif field.is_repeated:
             getattr(copy, field.name).extend(content)

@@ -51,9 +51,7 @@ def _check_external(tensor: onnx.TensorProto, size: int, place: str, folder: Pat
     try:
         offset, length = int(fields.get("offset", 0)), int(fields.get("length", size))
     except ValueError:
-        raise LoadError(
-            place, f"external data with {fields}", needed="offset and length as numbers"
-        ) from None
+        raise LoadError(place, f"external data with {fields}", needed="offset and length as numbers") from None
     if offset < 0 or length != size:
         found = f"external data with offset {offset} and length {length}"
         raise LoadError(place, found, needed=f"offset 0 or more, length {size} for shape {list(tensor.dims)}")
@@ -84,7 +82,5 @@ def resolve_location(location: str, place: str, folder: Path) -> Path:
     # onnx_ir will not map such a file: a hard link reaches outside the folder as a symbolic one does.
     if real.stat().st_nlink > 1:
         hint = f"copy it: cp {location} copy && mv copy {location}"
-        raise LoadError(
-            place, f"a file {location!r} with several hard links", needed="a file of its own", hint=hint
-        )
+        raise LoadError(place, f"a file {location!r} with several hard links", needed="a file of its own", hint=hint)
     return real

@@ -24,9 +24,7 @@ ALIGNMENT = 64
 _CHUNK = 1 << 24
 
 
-def save_onnx(
-    model: ir.Model, path: str | Path, *, external_threshold: int | None = EXTERNAL_THRESHOLD
-) -> None:
+def save_onnx(model: ir.Model, path: str | Path, *, external_threshold: int | None = EXTERNAL_THRESHOLD) -> None:
     """Write ``model`` to ``path``, initializers of ``external_threshold`` bytes or more to ``<path>.data``.
 
     None keeps every weight inside the file (2 GiB at most). The model is not changed, and stays right when
@@ -48,9 +46,7 @@ def save_onnx(
     target = Path(path)
     beside = target.with_name(target.name + ".data")
     if target.is_dir() or beside.is_dir():
-        raise OutputError(
-            str(target), "a folder of that name", needed="a file name", hint="choose another name"
-        )
+        raise OutputError(str(target), "a folder of that name", needed="a file name", hint="choose another name")
     # The clone shares the tensors; its values are pointed into the new file while the caller's stay as they
     # are.
     copy = model.clone()
@@ -149,11 +145,7 @@ def _keep_mapped(model: ir.Model, target: Path) -> None:
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
-            if (
-                isinstance(tensor, ir.ExternalTensor)
-                and os.path.exists(tensor.path)
-                and target.samefile(tensor.path)
-            ):
+            if isinstance(tensor, ir.ExternalTensor) and os.path.exists(tensor.path) and target.samefile(tensor.path):
                 tensor.numpy()
 
 
@@ -177,7 +169,5 @@ def _serialize(copy: ir.Model, target: Path) -> bytes:
         data: bytes = ir.to_proto(copy).SerializeToString()
     except (EncodeError, ValueError) as error:
         hint = "lower external_threshold, so that the weights go to a file of their own"
-        raise OutputError(
-            str(target), "more than 2 GiB to put into one file", needed="less", hint=hint
-        ) from error
+        raise OutputError(str(target), "more than 2 GiB to put into one file", needed="less", hint=hint) from error
     return data

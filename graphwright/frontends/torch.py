@@ -20,9 +20,9 @@ import torch
 
 from graphwright.errors import ExportError
 from graphwright.frontends import Arrays, Source
-from graphwright.frontends.torch_call import NamedCall, inference, named_arguments, to_numpy, to_torch
 from graphwright.frontends.dims import name_dims
 from graphwright.frontends.onnx import sha256_of
+from graphwright.frontends.torch_call import NamedCall, inference, named_arguments, to_numpy, to_torch
 
 WORKING_OPSET = 24
 
@@ -55,9 +55,7 @@ def trace(
     where = type(module).__name__
     arguments = named_arguments(module, example_inputs)
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-    arrays = {
-        name: value for name, value in arguments.items() if isinstance(value, np.ndarray | torch.Tensor)
-    }
+    arrays = {name: value for name, value in arguments.items() if isinstance(value, np.ndarray | torch.Tensor)}
     if not arrays:
         raise ExportError(where, "no example inputs", needed="at least one array")
     constants = {name: value for name, value in arguments.items() if name not in arrays}
@@ -127,9 +125,7 @@ def _export(
     call: NamedCall, tensors: Tensors, wanted: dict[str, dict[int, bool | None]], opset: int, where: str
 ) -> ir.Model:
     auto, fixed = torch.export.Dim.AUTO, torch.export.Dim.STATIC
-    shapes = tuple(
-        {axis: fixed if must is False else auto for axis, must in wanted[name].items()} for name in tensors
-    )
+    shapes = tuple({axis: fixed if must is False else auto for axis, must in wanted[name].items()} for name in tensors)
     try:
         program = torch.export.export(call, tuple(tensors.values()), dynamic_shapes=(shapes,), strict=False)
         exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False)

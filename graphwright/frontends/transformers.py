@@ -21,8 +21,8 @@ from transformers.utils import logging as transformers_logging
 
 from graphwright.errors import ExportError, LoadError, UsageError
 from graphwright.frontends import Source
-from graphwright.frontends.torch_call import named_arguments
 from graphwright.frontends.torch import trace
+from graphwright.frontends.torch_call import named_arguments
 
 # Hugging Face task -> the class that loads it.
 LOADERS = {
@@ -172,9 +172,7 @@ def _attention(model: transformers.PreTrainedModel, implementation: str) -> Iter
 
 
 def _task_of(architecture: str) -> str:
-    return next(
-        (task for ending, task in _ENDINGS.items() if architecture.endswith(ending)), "feature-extraction"
-    )
+    return next((task for ending, task in _ENDINGS.items() if architecture.endswith(ending)), "feature-extraction")
 
 
 def _read(folder: Path, task: str) -> tuple[transformers.PreTrainedModel, str, dict[str, str]]:
@@ -217,18 +215,14 @@ def _config(folder: Path) -> dict[str, Any]:
         needed = "a saved Hugging Face model"
         raise LoadError(str(path), f"no readable config ({type(error).__name__})", needed=needed) from error
     if not isinstance(config, dict) or not isinstance(config.get("architectures") or [], list):
-        raise LoadError(
-            str(path), "a config of another form", needed="an object with a list of architectures"
-        )
+        raise LoadError(str(path), "a config of another form", needed="an object with a list of architectures")
     return config
 
 
 def _check_weights(folder: Path) -> None:
     if any(folder.glob("*.safetensors")):
         return
-    pickles = sorted(
-        path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern)
-    )
+    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
     found = f"weights as pickle only ({pickles[0]})" if pickles else "no weights"
     hint = "load it where you trust it, and save_pretrained(..., safe_serialization=True)" if pickles else ""
     raise LoadError(str(folder), found, needed="model.safetensors", hint=hint)

@@ -32,12 +32,8 @@ def adapt(thing: object, name: str | None = None) -> Pass:
     if isinstance(thing, ir.passes.PassBase):
         return FunctionPass(name or _kebab(type(thing).__name__.removesuffix("Pass")), _of_ir_pass(thing))
     if _is_onnxscript_rule(thing):
-        return FunctionPass(
-            name or _kebab(getattr(thing, "name", None) or type(thing).__name__), _of_rules(thing)
-        )
-    needed = (
-        "a Rule, a FunctionPass, an onnx_ir pass, an onnxscript rule or rule set, or a function on a gs.Graph"
-    )
+        return FunctionPass(name or _kebab(getattr(thing, "name", None) or type(thing).__name__), _of_rules(thing))
+    needed = "a Rule, a FunctionPass, an onnx_ir pass, an onnxscript rule or rule set, or a function on a gs.Graph"
     raise PipelineError("passes", f"a {type(thing).__name__}", needed=needed)
 
 

@@ -162,9 +162,7 @@ class Report:
                 data["seconds"],
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise LoadError(
-                "report", f"no such form ({error})", needed="a report.json of this version"
-            ) from error
+            raise LoadError("report", f"no such form ({error})", needed="a report.json of this version") from error
 
 
 def _verification(data: Mapping[str, Any]) -> Verification:

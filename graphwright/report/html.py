@@ -69,6 +69,4 @@ def write(report: Report, path: Path) -> None:
         with suppress(OSError):
             aside.unlink()
         hint = "choose a file in a folder that exists and may be written"
-        raise OutputError(
-            str(path), error.strerror or str(error), needed="a file to write", hint=hint
-        ) from error
+        raise OutputError(str(path), error.strerror or str(error), needed="a file to write", hint=hint) from error

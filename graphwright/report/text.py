@@ -80,9 +80,7 @@ def verified(verification: Verification) -> str:
 def changed_operators(report: Report) -> list[tuple[str, int, int]]:
     """Return operators whose count changed, with both counts, the largest change first."""
     names = {*report.before.operators, *report.after.operators}
-    rows = [
-        (name, report.before.operators.get(name, 0), report.after.operators.get(name, 0)) for name in names
-    ]
+    rows = [(name, report.before.operators.get(name, 0), report.after.operators.get(name, 0)) for name in names]
     changed = [row for row in rows if row[1] != row[2]]
     return sorted(changed, key=lambda row: (-abs(row[1] - row[2]), row[0]))
 

@@ -78,9 +78,7 @@ class _Ranges:
     def _names_input(self, name: str, entry: Entry) -> bool:
         port, is_dim = self.ports.get(name), name in self.texts
         if port is None and not is_dim:
-            there_are = (
-                f"inputs {', '.join(self.ports) or 'none'}; dimensions {', '.join(self.texts) or 'none'}"
-            )
+            there_are = f"inputs {', '.join(self.ports) or 'none'}; dimensions {', '.join(self.texts) or 'none'}"
             raise ProfileError("profile", f"the name {name}", needed=f"one the model has ({there_are})")
         is_shape = port is not None and port.dims is not None and len(port.dims) == len(entry)
         if port is not None and is_dim and is_shape and len(entry) == 1 and port.dims != (name,):
@@ -102,15 +100,11 @@ class _Ranges:
             if isinstance(dim, str):
                 self._assign(dim, given, f"axis {axis} of {port.name}")
             elif (given.min, given.max) != (dim, dim):
-                raise ProfileError(
-                    where, f"{given} on axis {axis}", needed=f"{dim}, which the model fixes: {port}"
-                )
+                raise ProfileError(where, f"{given} on axis {axis}", needed=f"{dim}, which the model fixes: {port}")
 
     def _take_dim(self, name: str, entry: Entry) -> None:
         if len(entry) != 1:
-            raise ProfileError(
-                f"profile entry {name}", f"rank {len(entry)}", needed="one number, as for any dimension"
-            )
+            raise ProfileError(f"profile entry {name}", f"rank {len(entry)}", needed="one number, as for any dimension")
         self._assign(name, entry[0], f"entry {name}")
 
     def _assign(self, dim: str, given: Range, origin: str) -> None:
@@ -130,20 +124,12 @@ class _Ranges:
             corners.append(
                 dims.size(
                     dim,
-                    {
-                        name: getattr(given, which)
-                        for name, given in self.found.items()
-                        if name not in self.derived
-                    },
+                    {name: getattr(given, which) for name, given in self.found.items() if name not in self.derived},
                 )
             )
         text = ":".join(map(str, corners))
         given = self.found.get(dim)
         if None in corners:
-            raise ProfileError(
-                f"dimension {dim}", f"{text} at min, opt and max", needed="a size of at least zero each"
-            )
+            raise ProfileError(f"dimension {dim}", f"{text} at min, opt and max", needed="a size of at least zero each")
         if given is not None and [given.min, given.opt, given.max] != corners:
-            raise ProfileError(
-                f"dimension {dim}", f"{given} ({self.origin[dim]})", needed=f"{text}, as its names give"
-            )
+            raise ProfileError(f"dimension {dim}", f"{given} ({self.origin[dim]})", needed=f"{text}, as its names give")

@@ -64,9 +64,7 @@ class BoundProfile:
 
     def sizes(self, which: Which, profile: int = 0) -> dict[str, int]:
         """The size of every free dimension at one corner of a profile."""
-        return {
-            dim: _corner(given, which, self._is_batch(dim)) for dim, given in self.profiles[profile].items()
-        }
+        return {dim: _corner(given, which, self._is_batch(dim)) for dim, given in self.profiles[profile].items()}
 
     def shapes(self, which: Which, profile: int = 0) -> Shapes:
         """The shape of every input at one corner of a profile; optional inputs are left out."""
@@ -76,8 +74,7 @@ class BoundProfile:
         """The largest shape of every input over all profiles, axis by axis."""
         largest = [self.shapes("max", index) for index in range(len(self.profiles))]
         return {
-            name: tuple(map(max, *(shapes[name] for shapes in largest), shape))
-            for name, shape in largest[0].items()
+            name: tuple(map(max, *(shapes[name] for shapes in largest), shape)) for name, shape in largest[0].items()
         }
 
     def points(self) -> list[Shapes]:
@@ -122,8 +119,7 @@ class BoundProfile:
                 for port in self.inputs
             ],
             "profiles": [
-                {dim: [given.min, given.opt, given.max] for dim, given in ranges.items()}
-                for ranges in self.profiles
+                {dim: [given.min, given.opt, given.max] for dim, given in ranges.items()} for ranges in self.profiles
             ],
         }
 
@@ -144,13 +140,9 @@ class BoundProfile:
                 )
                 for port in data["inputs"]
             )
-            return cls(
-                ports, tuple({dim: Range(*given) for dim, given in one.items()} for one in data["profiles"])
-            )
+            return cls(ports, tuple({dim: Range(*given) for dim, given in one.items()} for one in data["profiles"]))
         except (KeyError, TypeError, AttributeError) as error:
-            raise ProfileError(
-                "manifest", f"a profile without {error}", hint="write the artifact again"
-            ) from error
+            raise ProfileError("manifest", f"a profile without {error}", hint="write the artifact again") from error
 
     @cached_property
     def derived(self) -> frozenset[str]:
@@ -188,9 +180,7 @@ class BoundProfile:
         known = [port.name for port in self.inputs]
         unknown = [name for name in inputs if name not in known]
         if unknown:
-            raise RequestError(
-                "request", f"unknown input {', '.join(unknown)}", needed=f"some of {', '.join(known)}"
-            )
+            raise RequestError("request", f"unknown input {', '.join(unknown)}", needed=f"some of {', '.join(known)}")
         missing = [port for port in self.inputs if port.name not in inputs and not port.is_optional]
         if missing:
             given = ", ".join(inputs) or "no inputs"
@@ -244,32 +234,24 @@ def _is_prime(size: int) -> bool:
     return size > 1 and all(size % factor for factor in range(2, int(size**0.5) + 1))
 
 
-def _check_port(
-    port: Port, value: Any, sizes: dict[str, int], origin: dict[str, str], derived: frozenset[str]
-) -> None:
+def _check_port(port: Port, value: Any, sizes: dict[str, int], origin: dict[str, str], derived: frozenset[str]) -> None:
     where = f"input {port.name}"
     if port.dtype is None:
         return
     dtype, shape = describe(port.name, value)
     if dtype != port.dtype:
-        raise RequestError(
-            where, f"type {dtype.name.lower()}", needed=port.dtype.name.lower(), hint="convert it"
-        )
+        raise RequestError(where, f"type {dtype.name.lower()}", needed=port.dtype.name.lower(), hint="convert it")
     if port.dims is None:
         return
     if len(shape) != len(port.dims):
-        raise RequestError(
-            where, f"rank {len(shape)} (shape {list(shape)})", needed=f"rank {len(port.dims)}: {port}"
-        )
+        raise RequestError(where, f"rank {len(shape)} (shape {list(shape)})", needed=f"rank {len(port.dims)}: {port}")
     for axis, (dim, found) in enumerate(zip(port.dims, shape, strict=True)):
         if isinstance(dim, int) and dim != found:
             raise RequestError(where, f"size {found} on axis {axis}", needed=f"{dim}: {port}")
         if isinstance(dim, str) and dim not in derived:
             place = origin.setdefault(dim, f"axis {axis} of {port.name}")
             if sizes.setdefault(dim, found) != found:
-                raise RequestError(
-                    where, f"{dim} = {found} on axis {axis}", needed=f"{sizes[dim]}, as {place} has"
-                )
+                raise RequestError(where, f"{dim} = {found} on axis {axis}", needed=f"{sizes[dim]}, as {place} has")
 
 
 def _check_derived(port: Port, axis: int, dim: int | str, found: int, sizes: Mapping[str, int]) -> None:

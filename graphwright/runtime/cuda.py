@@ -30,12 +30,10 @@ def run_on_cuda(
     assert device is not None
     index = device.index or 0
     binding = session.io_binding()
-    kept = []
+    kept = {}
     for name, value in request.items():
-        on_device = (
-            (value if tensors.is_torch(value) else torch.from_numpy(value)).detach().to(device).contiguous()
-        )
-        kept.append(on_device)
+        on_device = (value if tensors.is_torch(value) else torch.from_numpy(value)).detach().to(device).contiguous()
+        kept[name] = on_device
         binding.bind_input(name, "cuda", index, int(dtypes[name]), tuple(value.shape), on_device.data_ptr())
     results = _bind_outputs(binding, device, outputs, shapes)
     # ONNX Runtime has a stream of its own: what torch still computes must be there first.
@@ -43,13 +41,13 @@ def run_on_cuda(
     try:
         session.run_with_iobinding(binding)
     except ORT_ERRORS as error:
-        raise RequestError(
-            "run in ONNX Runtime", clean(error), needed="inputs that every node takes"
-        ) from error
+        raise RequestError("run in ONNX Runtime", clean(error), needed="inputs that every node takes") from error
     binding.synchronize_outputs()
     for port, value in zip(outputs, binding.get_outputs(), strict=True):
         if port.name not in results:
             results[port.name] = torch.from_dlpack(value).clone()
+    # ONNX Runtime leaves the memory of an output that is an input itself as it was.
+    results.update({port.name: kept[port.name].clone() for port in outputs if port.name in kept})
     return {port.name: results[port.name] for port in outputs}
 
 

@@ -36,6 +36,7 @@ class Buffer:
         return np.ndarray(shape, dtype, buffer=self.memory, offset=offset)
 
     def remember(self, shape: tuple[int, ...], prepared: Any) -> None:
+        """Keep what was prepared for a shape; of too many shapes none is kept."""
         if len(self.prepared) >= _SHAPES_KEPT:
             self.prepared.clear()
         self.prepared[shape] = prepared

@@ -38,9 +38,9 @@ class OrtSession:
     """A model in ONNX Runtime, callable with arrays by input name. Several threads may call it at once.
 
     Outputs lie in buffers that are allocated once, at the profile's maximum. An output belongs to the caller:
-    Outputs lie in buffers that are allocated once, at the profile's maximum. An output belongs to the caller:
     its buffer serves another call only when the caller has dropped it and all views of it. An output whose
-    size does not follow from the request is allocated by ONNX Runtime.
+    size does not follow from the request is allocated by ONNX Runtime. One that is an input itself is a copy.
+
     Raises:
         LoadError: ONNX Runtime refuses the model.
         ProfileError: the profile does not fit the model.
@@ -75,6 +75,7 @@ class OrtSession:
         self.profile = _bound(profile, inputs)
         self.outputs = tuple(ports(self._session.get_outputs()))
         self._dtypes = {port.name: port.dtype or ir.DataType.UNDEFINED for port in inputs}
+        self._passed = sorted(self._dtypes.keys() & {port.name for port in self.outputs})
         self._is_plain = any(
             port.dtype is None or tensors.storage(port.dtype) is None for port in (*inputs, *self.outputs)
         )
@@ -133,9 +134,7 @@ class OrtSession:
             return None
         if not self.profile.is_bounded:
             return Pool(dtype, largest=-1)
-        shapes = [
-            _shape(port, self.profile.sizes("max", index)) for index in range(len(self.profile.profiles))
-        ]
+        shapes = [_shape(port, self.profile.sizes("max", index)) for index in range(len(self.profile.profiles))]
         return Pool(dtype, largest=max(-1 if shape is None else math.prod(shape) for shape in shapes))
 
     def _run_bound(self, request: Mapping[str, Any], plan: _Plan) -> dict[str, Any]:
@@ -144,9 +143,7 @@ class OrtSession:
         binding = self._session.io_binding()
         # ONNX Runtime holds addresses only: the arrays must live until it is done.
         kept = [self._bind_input(binding, name, value) for name, value in request.items()]
-        arrays = [
-            _lend(binding, *output) for output in zip(self.outputs, self._pools, plan.outputs, strict=True)
-        ]
+        arrays = [_lend(binding, *output) for output in zip(self.outputs, self._pools, plan.outputs, strict=True)]
         try:
             self._session.run_with_iobinding(binding)
         except ORT_ERRORS as error:
@@ -161,11 +158,16 @@ class OrtSession:
         if any(array is None for array in arrays):
             values = zip(arrays, binding.get_outputs(), self.outputs, strict=True)
             arrays = [_taken(value, port) if array is None else array for array, value, port in values]
+        # ONNX Runtime leaves the buffer of an output that is an input itself as it was.
+        passed = {name: self._copy(name, request[name]) for name in self._passed if name in request}
         return {
-            port.name: tensors.from_storage(array, port.dtype, as_torch=as_torch)
+            port.name: tensors.from_storage(passed.get(port.name, array), port.dtype, as_torch=as_torch)
             for port, array in zip(self.outputs, arrays, strict=True)
             if array is not None and port.dtype is not None
         }
+
+    def _copy(self, name: str, value: Any) -> np.ndarray:
+        return tensors.to_storage(name, value, self._dtypes[name]).copy()
 
     def _bind_input(self, binding: ort.IOBinding, name: str, value: Any) -> np.ndarray:
         dtype = self._dtypes[name]
@@ -188,9 +190,7 @@ class OrtSession:
         except ORT_ERRORS as error:
             raise _refused(error) from error
         return {
-            port.name: value
-            if port.dtype is None
-            else tensors.from_storage(value, port.dtype, as_torch=as_torch)
+            port.name: value if port.dtype is None else tensors.from_storage(value, port.dtype, as_torch=as_torch)
             for port, value in zip(self.outputs, values, strict=True)
         }
 
@@ -201,9 +201,7 @@ def _refused(error: Exception) -> RequestError:
 
 def _bound(profile: BoundProfile | Profile | str | None, inputs: Sequence[Port]) -> BoundProfile:
     if isinstance(profile, BoundProfile):
-        wanted, there = (
-            sorted((port.name, port.dtype or 0) for port in of) for of in (profile.inputs, inputs)
-        )
+        wanted, there = (sorted((port.name, port.dtype or 0) for port in of) for of in (profile.inputs, inputs))
         if wanted != there:
             raise ProfileError(
                 "profile",

@@ -32,7 +32,7 @@ _PACKAGES = {"CUDAExecutionProvider": "onnxruntime-gpu, in place of onnxruntime"
 # A model with larger weights goes through a file, which ONNX Runtime maps, and not through a copy in memory.
 LARGEST_IN_MEMORY = 512 * 2**20
 # onnxruntime 1.31 reads up to IR version 13. Later ones add nothing that an operator of its opsets needs.
-_NEWEST_IR_VERSION = 13
+NEWEST_IR_VERSION = 13
 # Every error is raised as well; printing it on stderr would say it twice.
 _FATAL = 4
 
@@ -41,7 +41,7 @@ _NODE = re.compile(
     r"(?:Error in execution: )?Non-zero status code returned while running (\w+) node\. "
     r"Name:'([^']*)' Status Message: "
 )
-_SOURCE_PLACE = re.compile(r"/onnxruntime_src/\S+:\d+ .*?\)(?: const)? (?=[A-Z\[])")
+_SOURCE_PLACE = re.compile(r"/onnxruntime_src/\S+:\d+ .*?\)(?: const)? (?=\S)|\b\w+\.(?:cc|h):\d+ \w+ (?=\S)")
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Options:
     prepack: bool = True
 
     def to_ort(self) -> ort.SessionOptions:
+        """Return the options as ONNX Runtime takes them."""
         options = ort.SessionOptions()
         options.log_severity_level = _FATAL
         if self.threads is not None:
@@ -104,6 +105,7 @@ def load(
         raise LoadError(where, clean(error), needed="a model that ONNX Runtime can load") from error
     if session.get_providers()[0] != providers[0]:
         # ONNX Runtime goes on with the CPU when CUDA's libraries are not there.
+        remove(folder)
         raise MissingDependencyError(
             f"target {target}",
             session.get_providers()[0],
@@ -125,14 +127,14 @@ def _source(model: ir.Model | str | Path) -> tuple[str, str | bytes, str | None]
         folder = _written(where, model)
         return where, str(Path(folder) / "model.onnx"), folder
     proto = to_proto(model)
-    proto.ir_version = min(proto.ir_version, _NEWEST_IR_VERSION)
+    proto.ir_version = min(proto.ir_version, NEWEST_IR_VERSION)
     return where, proto.SerializeToString(), None
 
 
 def _written(where: str, model: ir.Model) -> str:
     """A new folder with the model and its weights in a file beside it."""
     copy = model.clone()
-    copy.ir_version = min(model.ir_version, _NEWEST_IR_VERSION)
+    copy.ir_version = min(model.ir_version, NEWEST_IR_VERSION)
     folder = tempfile.mkdtemp(prefix="graphwright-")
     try:
         ir.save(copy, Path(folder) / "model.onnx", external_data="model.onnx.data")
@@ -182,6 +184,8 @@ def clean(error: Exception) -> str:
         >>> text = "Non-zero status code returned while running Gather node. Name:'pick' Status Message: bad"
         >>> clean(RuntimeError(text))
         'pick (Gather): bad'
+        >>> clean(RuntimeError("div.cc:692 Compute Integer division by zero"))
+        'Integer division by zero'
     """
     text = _SOURCE_PLACE.sub("", _CODE.sub("", str(error)))
     text = _NODE.sub(r"\2 (\1): ", text)
@@ -192,9 +196,7 @@ def ports(args: list[ort.NodeArg], *, is_optional: bool = False) -> Iterator[Por
     """What ONNX Runtime knows of inputs or outputs."""
     for arg in args:
         dtype = _TYPES.get(arg.type)
-        yield Port(
-            arg.name, dtype, named_dims(arg.name, arg.shape) if dtype is not None else None, is_optional
-        )
+        yield Port(arg.name, dtype, named_dims(arg.name, arg.shape) if dtype is not None else None, is_optional)
 
 
 _TYPES = {

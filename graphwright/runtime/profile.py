@@ -54,9 +54,7 @@ class Profile:
             names = [name for name, _ in alternative]
             twice = [name for name in names if names.count(name) > 1]
             if twice:
-                raise ProfileError(
-                    f"profile entry {twice[0]}", "it more than once", needed="one entry a name"
-                )
+                raise ProfileError(f"profile entry {twice[0]}", "it more than once", needed="one entry a name")
             for name, entry in alternative:
                 _check_order(name, entry)
 
@@ -121,14 +119,10 @@ def _read_entry(text: str) -> tuple[str, Entry]:
     if not found or not name or not all(map(_SHAPE.fullmatch, corners)):
         raise ProfileError("profile", f"{text!r}", needed=_FORM)
     if len(corners) not in (1, 3):
-        raise ProfileError(
-            "profile", f"{text!r} with {len(corners)} shapes", needed="one shape, or min:opt:max"
-        )
+        raise ProfileError("profile", f"{text!r} with {len(corners)} shapes", needed="one shape, or min:opt:max")
     shapes = [tuple(map(int, corner.split("x"))) for corner in (corners * 3)[:3]]
     if len({len(shape) for shape in shapes}) != 1:
-        raise ProfileError(
-            "profile", f"{text!r} with shapes of several ranks", needed="the same rank three times"
-        )
+        raise ProfileError("profile", f"{text!r} with shapes of several ranks", needed="the same rank three times")
     return _read_name(name), tuple(Range(*sizes) for sizes in zip(*shapes, strict=True))
 
 
@@ -138,9 +132,7 @@ def _read_name(text: str) -> str:
     try:
         return str(json.loads(text))
     except ValueError:
-        raise ProfileError(
-            "profile", f"the name {text}", needed="a JSON string, or a name without quotes"
-        ) from None
+        raise ProfileError("profile", f"the name {text}", needed="a JSON string, or a name without quotes") from None
 
 
 def _write_name(name: str) -> str:

@@ -78,15 +78,12 @@ class Reference:
                 self.where, f"{type(error).__name__}: {error}", needed="a model that onnx.reference can run"
             ) from error
         return {
-            value.name or "": np.asarray(found)
-            for value, found in zip(self.model.graph.outputs, values, strict=True)
+            value.name or "": np.asarray(found) for value, found in zip(self.model.graph.outputs, values, strict=True)
         }
 
     def _start(self) -> None:
         try:
-            self._session = OrtSession(
-                self.model, self.profile, threads=self.threads, optimize=False, prepack=False
-            )
+            self._session = OrtSession(self.model, self.profile, threads=self.threads, optimize=False, prepack=False)
         except LoadError as error:
             self._evaluator = self._start_evaluator(error.found)
 
@@ -121,15 +118,6 @@ def evaluate(
     return Reference(model, double=double, threads=threads)(inputs)
 
 
-def supports(model: ir.Model, *, double: bool = False) -> bool:
-    """Whether :func:`evaluate` has a way to run the model."""
-    try:
-        Reference(model, double=double)
-    except VerificationError:
-        return False
-    return True
-
-
 class Erf(OpRun):
     """The error function in full precision; ONNX's own reference rounds it to single."""
 
@@ -160,9 +148,7 @@ def _erf(x: np.ndarray) -> np.ndarray:
 def _doubled(where: str, model: ir.Model) -> ir.Model:
     double = to_double(model)
     if double is None:
-        raise VerificationError(
-            where, f"no double form: {obstacle(model)}", needed="operators that take doubles"
-        )
+        raise VerificationError(where, f"no double form: {obstacle(model)}", needed="operators that take doubles")
     return double
 
 

@@ -67,9 +67,7 @@ def test_the_guilty_application_is_named_behind_harmless_ones(evaluate: Evaluato
     names = {each.name for each in found.folder.iterdir()}
     assert {"before.onnx", "after.onnx", "region_before.onnx", "region_after.onnx", "inputs.npz"} <= names
     inputs = dict(np.load(found.folder / "inputs.npz"))
-    before, after = (
-        evaluate(ir.load(found.folder / name), inputs)["y"] for name in ("before.onnx", "after.onnx")
-    )
+    before, after = (evaluate(ir.load(found.folder / name), inputs)["y"] for name in ("before.onnx", "after.onnx"))
     assert not np.allclose(before, after)
     assert np.allclose(before, evaluate(chain(), POINTS[0])["y"]), "before is still right"
     assert "Sinh" in {node.op_type for node in ir.load(found.folder / "before.onnx").graph}, "up to the 12th"
@@ -91,9 +89,7 @@ def test_a_pass_that_is_no_rule_can_be_guilty(evaluate: Evaluator) -> None:
     assert (found.application.number, found.application.pass_name) == (13, "negate")
 
 
-def test_an_application_that_leaves_a_graph_that_is_not_valid_is_guilty(
-    evaluate: Evaluator, tmp_path: Path
-) -> None:
+def test_an_application_that_leaves_a_graph_that_is_not_valid_is_guilty(evaluate: Evaluator, tmp_path: Path) -> None:
     unknown = Rule("unknown", (lambda op, x: op.Neg(x),), lambda op, x: op.NoSuchOperator(x))
     found = find_guilty(chain, pipeline_of(TANH, unknown), evaluate, POINTS, folder=tmp_path)
     assert found.application is not None

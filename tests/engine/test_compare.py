@@ -29,9 +29,7 @@ def test_rounding_once_is_allowed_and_a_hundredth_of_the_scale_is_not_but_for_bf
 def test_a_reference_in_double_is_judged_by_the_narrower_dtype() -> None:
     assert differ(NORMAL, NORMAL.astype(np.float32)) == []
     assert differ(NORMAL, NORMAL.astype(np.float32) + np.float32(1e-3)) == ["value"]
-    assert differ(NORMAL.astype(np.float32), NORMAL) == ["dtype"], (
-        "only the expected side may be the reference"
-    )
+    assert differ(NORMAL.astype(np.float32), NORMAL) == ["dtype"], "only the expected side may be the reference"
 
 
 def test_numbers_near_zero_are_judged_by_the_size_of_their_tensor() -> None:

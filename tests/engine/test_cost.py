@@ -42,9 +42,7 @@ def test_operations_and_bytes(graph: str, flops: int, moved: int) -> None:
 
 
 def test_both_layouts_of_attention_cost_the_same() -> None:
-    split = (
-        "g (float[B, 4, S, 8] q, float[B, 4, T, 8] k, float[B, 4, T, 8] v) => (y) {y = Attention(q, k, v)}"
-    )
+    split = "g (float[B, 4, S, 8] q, float[B, 4, T, 8] k, float[B, 4, T, 8] v) => (y) {y = Attention(q, k, v)}"
     joined = (
         "g (float[B, S, 32] q, float[B, T, 32] k, float[B, T, 32] v) => (y) "
         "{y = Attention<q_num_heads = 4, kv_num_heads = 4>(q, k, v)}"
@@ -72,9 +70,7 @@ def test_outputs_that_nobody_reads_are_not_written() -> None:
 
 
 def test_what_is_not_known_is_listed_with_its_reason() -> None:
-    found = cost(
-        "g (float[N] x, float[K] z) => (a, b) {a = Neg(x) b = com.microsoft.Mystery(x) c = Neg(z)}", N=3
-    )
+    found = cost("g (float[N] x, float[K] z) => (a, b) {a = Neg(x) b = com.microsoft.Mystery(x) c = Neg(z)}", N=3)
     reasons = {each.op_type: each.reason for each in found.unknown}
     assert found.flops == 3
     assert reasons["Mystery"] == "no formula for this operator"
@@ -94,8 +90,7 @@ def test_subgraphs_and_functions_are_listed_and_not_guessed() -> None:
 
 def test_weights_are_counted_once_each() -> None:
     model = ir.from_onnx_text(
-        HEADER
-        + "g (float[2] x) => (float[2] y) <float[2] w = {1, 2}, int64[3] s = {1, 2, 3}> {y = Mul(x, w)}"
+        HEADER + "g (float[2] x) => (float[2] y) <float[2] w = {1, 2}, int64[3] s = {1, 2, 3}> {y = Mul(x, w)}"
     )
     shared = model.graph.initializers["w"].const_value
     model.graph.register_initializer(ir.Value(name="twin", const_value=shared))

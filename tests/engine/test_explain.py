@@ -34,9 +34,7 @@ def test_refusals_come_first_and_then_the_larger_share() -> None:
 
 
 def test_a_node_is_listed_once_with_the_pattern_that_came_furthest() -> None:
-    found = explain(
-        [outcome(miss("a", 2, 5, detail="less"), miss("a", 4, 5, detail="more"), miss("a", 3, 5))]
-    )
+    found = explain([outcome(miss("a", 2, 5, detail="less"), miss("a", 4, 5, detail="more"), miss("a", 3, 5))])
     assert [each.detail for each in found.misses] == ["more"]
 
 

@@ -32,9 +32,7 @@ def test_same_graph_counts_defaults_as_given() -> None:
 
 def test_same_graph_tells_one_node_used_twice_from_two() -> None:
     shared = HEAD + "(float[N] x) => (float[N] y) {a = Exp(x) b = Neg(x) y = Add(a, a)}"
-    assert not same_graph(
-        model(shared), model(shared.replace("b = Neg(x) y = Add(a, a)", "b = Exp(x) y = Add(a, b)"))
-    )
+    assert not same_graph(model(shared), model(shared.replace("b = Neg(x) y = Add(a, a)", "b = Exp(x) y = Add(a, b)")))
 
 
 def test_same_graph_looks_into_branches() -> None:

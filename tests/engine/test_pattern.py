@@ -116,16 +116,10 @@ def test_alternatives_are_searched_with_backtracking() -> None:
     def either(op: PatternOps, x: Var, z: Var) -> Op:
         return op.Add(op.any_of(op.Relu(x), op.Tanh(x), x, tag="which"), op.Sigmoid(x))
 
-    assert [
-        found["which"] for found in bindings(either, graph("r = Relu(x) s = Sigmoid(x) y = Add(r, s)"))
-    ] == [0]
-    assert [
-        found["which"] for found in bindings(either, graph("r = Tanh(x) s = Sigmoid(x) y = Add(r, s)"))
-    ] == [1]
+    assert [found["which"] for found in bindings(either, graph("r = Relu(x) s = Sigmoid(x) y = Add(r, s)"))] == [0]
+    assert [found["which"] for found in bindings(either, graph("r = Tanh(x) s = Sigmoid(x) y = Add(r, s)"))] == [1]
     # The third alternative binds x to the Relu itself, and then Sigmoid must read the Relu.
-    assert [
-        found["which"] for found in bindings(either, graph("r = Relu(x) s = Sigmoid(r) y = Add(r, s)"))
-    ] == [2]
+    assert [found["which"] for found in bindings(either, graph("r = Relu(x) s = Sigmoid(r) y = Add(r, s)"))] == [2]
 
 
 def test_an_alternative_may_be_the_output_of_the_pattern() -> None:
@@ -214,10 +208,7 @@ def test_a_match_does_not_cross_into_another_graph() -> None:
     carrier = given.graph[1]
     inside = {name: carrier.attributes[name].as_graph() for name in ("then_branch", "else_branch")}
     traced = pattern.trace(own_sigmoid)
-    found = {
-        name: sum(1 for node in branch for _ in Matcher(traced).matches(node))
-        for name, branch in inside.items()
-    }
+    found = {name: sum(1 for node in branch for _ in Matcher(traced).matches(node)) for name, branch in inside.items()}
     assert found == {"then_branch": 0, "else_branch": 1}
 
 
@@ -225,9 +216,7 @@ def test_the_nearest_miss_says_where_what_was_needed_and_what_was_there() -> Non
     def three(op: PatternOps, x: Var) -> Op:
         return op.Mul(op.Relu(op.Tanh(x)), 2.0)
 
-    found = miss(
-        three, graph("t = Sigmoid(x) r = Relu(t) c = Constant<value_float = 2.0>() y = Mul(r, c)"), 3
-    )
+    found = miss(three, graph("t = Sigmoid(x) r = Relu(t) c = Constant<value_float = 2.0>() y = Mul(r, c)"), 3)
     assert found.matched == 2
     assert "needs Tanh" in str(found) and "Sigmoid" in str(found)
 

@@ -24,9 +24,7 @@ THIRD = FunctionPass("third", scale)
 CATALOGUE = Catalogue(
     {"lift": (FIRST,), "transform": (SECOND, THIRD), "lower": ()}, {"cpu": ("first", "second"), "bare": ()}
 )
-NEGATIONS = (
-    '<ir_version: 10, opset_import: ["" : 21]> g (float[N] x) => (float[N] y) { n = Neg(x) y = Neg(n) }'
-)
+NEGATIONS = '<ir_version: 10, opset_import: ["" : 21]> g (float[N] x) => (float[N] y) { n = Neg(x) y = Neg(n) }'
 
 
 @pytest.mark.parametrize(
@@ -53,6 +51,8 @@ def test_text_is_read_and_printed(text: str, expected: str) -> None:
     [
         ("frist", "first"),
         ("default,-nothing", "catalogue"),
+        ("-first", "default,-first"),
+        ("default(rank=2)", "none there"),
         ("third(size=2)", "rank"),
         ("second(rank=2)", "takes no arguments"),
         ("third(2)", "argument=value"),
@@ -69,9 +69,7 @@ def test_an_unknown_target_names_the_known_ones() -> None:
         CATALOGUE.default("gpu")
 
 
-def run(
-    given: ir.Model, *passes: Rule | FunctionPass, stop_after: int | None = None
-) -> tuple[ir.Model, Record]:
+def run(given: ir.Model, *passes: Rule | FunctionPass, stop_after: int | None = None) -> tuple[ir.Model, Record]:
     record = Record()
     observers = [record] if stop_after is None else [StopAfter(stop_after), record]
     steps = tuple(Step(each, "lift") for each in passes)
@@ -127,7 +125,7 @@ def test_a_pass_that_leaves_a_broken_graph_is_named() -> None:
         model.graph.insert_after(second, first)
         return True
 
-    with pytest.raises(StructureError, match="after pass reverse.*nothing before it makes"):
+    with pytest.raises(StructureError, match=r"after pass reverse.*nothing before it makes"):
         run(model(NEGATIONS), FunctionPass("reverse", reverse))
 
 

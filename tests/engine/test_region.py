@@ -23,9 +23,7 @@ class Cut(Observer):
         self.alone: list[tuple[ir.Model, ir.Model]] = []
         self.in_context: list[tuple[ir.Model, ir.Model]] = []
 
-    def before_commit(
-        self, application: Application, replacement: Replacement | None, model: ir.Model
-    ) -> None:
+    def before_commit(self, application: Application, replacement: Replacement | None, model: ir.Model) -> None:
         assert replacement is not None
         nodes = [node.name for node in model.graph]
         self.alone.append(region_models(replacement, model))

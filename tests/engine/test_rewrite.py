@@ -188,9 +188,7 @@ def test_observers_see_the_region_before_it_is_replaced() -> None:
         def __init__(self) -> None:
             self.seen: list[tuple[list[str], list[str], list[str]]] = []
 
-        def before_commit(
-            self, application: Application, replacement: Replacement | None, model: ir.Model
-        ) -> None:
+        def before_commit(self, application: Application, replacement: Replacement | None, model: ir.Model) -> None:
             assert replacement is not None and len(model.graph) == 2
             old = [node.op_type for node in replacement.old_nodes]
             new = [node.op_type for node in replacement.new_nodes]
@@ -255,7 +253,7 @@ def test_a_rule_that_never_ends_is_stopped_and_named() -> None:
     def again(op: Builder, x: ir.Value) -> Any:
         return op.Relu(x)
 
-    with pytest.raises(CheckError, match="pass forever.*a rule that ends"):
+    with pytest.raises(CheckError, match=r"pass forever.*a rule that ends"):
         run_rule(Rule("forever", (lambda op, x: op.Relu(x),), again), graph("y = Relu(x)"))
 
 

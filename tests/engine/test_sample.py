@@ -153,6 +153,12 @@ def test_what_cannot_be_drawn_is_refused_with_its_reason(text: str, found: str) 
         sample_inputs(model, {"x": ()})
 
 
+def test_a_shape_that_no_array_has_is_refused() -> None:
+    model = model_of("g (float[N] x) => (y) {y = Neg(x)}")
+    with pytest.raises(RequestError, match="more elements than an array can have"):
+        sample_inputs(model, {"x": (2**62,)})
+
+
 def test_inputs_with_a_default_are_left_alone() -> None:
     model = model_of("g (float[2] x, float[2] w) => (y) <float[2] w = {1, 2}> {y = Mul(x, w)}")
     assert list(sample_inputs(model, {"x": (2,)})) == ["x"]

@@ -104,9 +104,7 @@ def test_any_text_can_be_the_name_of_a_size(text: str) -> None:
     assert once == sizes.canonical(once)
 
 
-@pytest.mark.parametrize(
-    "name", ["seq-len", "batch.1", "class", "1if", "a" * 500, "(" * 150, "A/B", "f(A)", "A + "]
-)
+@pytest.mark.parametrize("name", ["seq-len", "batch.1", "class", "1if", "a" * 500, "(" * 150, "A/B", "f(A)", "A + "])
 def test_what_is_no_expression_is_one_name(name: str) -> None:
     assert sizes.canonical(name) == name
     assert sizes.multiply(name, 1) in (name, None)

@@ -197,6 +197,13 @@ def test_one_wrong_declaration_refutes_all(left_behind: str) -> None:
     assert not infer_shapes(model)
 
 
+def test_the_type_of_dequantized_numbers_is_that_of_their_scale() -> None:
+    text = HEAD.replace("int64[A,B] i", "int8[A] q, float s") + "{y = DequantizeLinear(q, s)}"
+    model = ir.from_onnx_text(text)
+    infer_shapes(model)
+    assert model.graph.outputs[0].dtype == ir.DataType.FLOAT
+
+
 def test_made_up_names_are_not_compared() -> None:
     model = declared("float[unk__0,4] a, float[unk__0,4] b", "a = my.Op(x) b = my.Op(x) y = Add(a, b)")
     infer_shapes(model)

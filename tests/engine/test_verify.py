@@ -122,9 +122,7 @@ def test_what_cannot_be_drawn_is_unverified_and_not_passed(evaluate: Evaluator) 
 
 
 def test_an_unknown_rank_is_unverified(evaluate: Evaluator) -> None:
-    model = ir.from_onnx_text(
-        HEADER + "g (float[N] x, int64[K] s) => (y) {r = Reshape(x, s) a = Neg(r) y = Neg(a)}"
-    )
+    model = ir.from_onnx_text(HEADER + "g (float[N] x, int64[K] s) => (y) {r = Reshape(x, s) a = Neg(r) y = Neg(a)}")
     found = check(model, evaluate, RIGHT)
     assert "number of axes" in found.unverified[0].reason
 
@@ -151,9 +149,7 @@ def test_empty_outputs_are_no_proof(evaluate: Evaluator) -> None:
 
 def test_sizes_that_must_divide_are_tried_where_the_usual_ones_do_not_run(evaluate: Evaluator) -> None:
     text = "g (float[B, S] x) => (float[M, 4] y) <int64[2] s = {-1, 4}> {a = Reshape(x, s) y = Neg(a)}"
-    moved = rule(
-        "move", lambda op, x, s: op.Neg(op.Reshape(x, s)), lambda op, x, s: op.Reshape(op.Mul(x, -1.0), s)
-    )
+    moved = rule("move", lambda op, x, s: op.Neg(op.Reshape(x, s)), lambda op, x, s: op.Reshape(op.Mul(x, -1.0), s))
     found = check(model_of(text), evaluate, moved)
     assert (found.passed, found.points, found.unverified) == (True, 1, [])
 
@@ -228,9 +224,7 @@ def test_a_failure_writes_what_is_needed_to_run_it_again(evaluate: Evaluator, tm
         "README.txt", "after.onnx", "before.onnx", "command.txt", "inputs.npz",
     ]  # fmt: skip
     assert "#1 wrong" in (folder / "README.txt").read_text()
-    assert (
-        folder / "command.txt"
-    ).read_text() == "graphwright verify before.onnx after.onnx --inputs inputs.npz\n"
+    assert (folder / "command.txt").read_text() == "graphwright verify before.onnx after.onnx --inputs inputs.npz\n"
     inputs = dict(np.load(folder / "inputs.npz"))
     before, after = (evaluate(ir.load(folder / name), inputs) for name in ("before.onnx", "after.onnx"))
     assert np.array_equal(before["y"], -after["y"])

@@ -53,9 +53,7 @@ def rotary(op: PatternOps, first: Var, second: Var, cos: Var, sin: Var) -> Op:
     return op.Concat(low, op.Add(op.Mul(second, c), op.Mul(first, s)), axis=-1)
 
 
-def rotary_without_broadcast(
-    op: Builder, first: ir.Value, second: ir.Value, cos: ir.Value, sin: ir.Value
-) -> ir.Value:
+def rotary_without_broadcast(op: Builder, first: ir.Value, second: ir.Value, cos: ir.Value, sin: ir.Value) -> ir.Value:
     # The fault: the operator wants tables of as many rows as x has, and these have one.
     return op.RotaryEmbedding(op.Concat(first, second, axis=-1), cos, sin)
 

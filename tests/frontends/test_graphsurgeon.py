@@ -36,9 +36,7 @@ def test_a_function_that_does_nothing_changes_nothing() -> None:
     assert ir.to_onnx_text(before) == text
     assert str(after.graph.inputs[0].shape) == "[batch,4]"
     assert after.metadata_props == {"made": "by hand"}
-    assert [node.op_type for node in after.graph.all_nodes()] == [
-        node.op_type for node in before.graph.all_nodes()
-    ]
+    assert [node.op_type for node in after.graph.all_nodes()] == [node.op_type for node in before.graph.all_nodes()]
     assert after.graph.node("last").metadata_props["origin"] == "layer 3"
     assert list(after.functions) == list(before.functions)
     assert after.opset_imports == before.opset_imports
@@ -56,9 +54,7 @@ def test_an_error_names_file_function_and_line(tmp_path: Path) -> None:
     path.write_text("def broken(graph):\n    x = 1\n    raise KeyError('no such node')\n")
     with pytest.raises(UsageError) as caught:
         apply(load_script(f"{path}:broken"), model())
-    assert (
-        str(path) in caught.value.where and "broken" in caught.value.where and "line 3" in caught.value.where
-    )
+    assert str(path) in caught.value.where and "broken" in caught.value.where and "line 3" in caught.value.where
     assert "no such node" in caught.value.found
 
 

@@ -96,9 +96,7 @@ def test_damaged_bytes_give_a_model_or_a_refusal(tmp_path: Path) -> None:
     assert 200 < refused < 1000
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"\x00" * 64, b"not a model at all", b"PK\x03\x04rest", b"\x08\x0a"]
-)
+@pytest.mark.parametrize("content", [b"", b"\x00" * 64, b"not a model at all", b"PK\x03\x04rest", b"\x08\x0a"])
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
@@ -197,10 +195,18 @@ def test_an_invalid_graph_is_refused(change: tuple[str, str], found: str) -> Non
     assert found in refusal(onnx.parser.parse_model(TEXT.replace(*change)))
 
 
+@pytest.mark.parametrize("place", ["input", "output", "value_info"])
+def test_a_negative_size_is_refused(place: str) -> None:
+    proto = onnx.parser.parse_model(TEXT.replace("y = Add(x, x)", "t = Add(x, x) y = Neg(t)"))
+    values = getattr(proto.graph, place)
+    if place == "value_info":
+        values.append(helper.make_tensor_value_info("t", TensorProto.FLOAT, [1, 4]))
+    values[0].type.tensor_type.shape.dim[1].dim_value = -4
+    assert "-4]; needed none below 0" in refusal(proto)
+
+
 def test_operators_of_foreign_domains_are_let_through() -> None:
-    text = TEXT.replace('"": 20', '"": 20, "com.microsoft": 1').replace(
-        "Add(x, x)", "com.microsoft.FastGelu(x)"
-    )
+    text = TEXT.replace('"": 20', '"": 20, "com.microsoft": 1').replace("Add(x, x)", "com.microsoft.FastGelu(x)")
     assert load_onnx(onnx.parser.parse_model(text)).graph.node(0).domain == "com.microsoft"
 
 
@@ -269,9 +275,7 @@ def test_saving_and_loading_keeps_everything(tmp_path: Path) -> None:
     ir.external_data.load_to_model(again)
     assert again.graph.metadata_props["origin"] == "test"
     for name, value in model.graph.initializers.items():
-        np.testing.assert_array_equal(
-            again.graph.initializers[name].const_value.numpy(), value.const_value.numpy()
-        )
+        np.testing.assert_array_equal(again.graph.initializers[name].const_value.numpy(), value.const_value.numpy())
 
 
 def test_threshold_none_keeps_weights_inside(tmp_path: Path) -> None:
@@ -298,9 +302,7 @@ def test_shared_and_lazy_tensors_are_written_once(tmp_path: Path) -> None:
 
     lazy = ir.LazyTensor(make, ir.DataType.FLOAT, ir.Shape([600, 4]), name="b")
     model.graph.initializers["b"].const_value = lazy
-    twin = ir.Value(
-        name="twin", const_value=lazy, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([600, 4])
-    )
+    twin = ir.Value(name="twin", const_value=lazy, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([600, 4]))
     model.graph.register_initializer(twin)
     save_onnx(model, tmp_path / "out.onnx")
     assert len(calls) == 1

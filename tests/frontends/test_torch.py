@@ -133,9 +133,7 @@ def test_an_axis_that_must_be_dynamic_and_is_not_is_named() -> None:
 
 
 def test_axes_that_a_profile_fixes_stay_fixed() -> None:
-    source = trace(
-        torch.nn.ReLU(), {"input": ramp(2, 3, 4)}, profile=Profile.parse("input=2x1x4:2x3x4:2x9x4")
-    )
+    source = trace(torch.nn.ReLU(), {"input": ramp(2, 3, 4)}, profile=Profile.parse("input=2x1x4:2x3x4:2x9x4"))
     assert shapes(source) == {"input": "[2,seq,4]"}
 
 

@@ -45,12 +45,7 @@ def llama() -> transformers.PreTrainedModel:
 
 
 def requests() -> list[tuple[int, int, str]]:
-    long = [
-        (batch, length, padding)
-        for batch in (1, 3)
-        for length in (7, 23)
-        for padding in ("", "left", "right")
-    ]
+    long = [(batch, length, padding) for batch in (1, 3) for length in (7, 23) for padding in ("", "left", "right")]
     return [(1, 1, ""), (3, 1, ""), *long]
 
 
@@ -123,9 +118,7 @@ def test_a_saved_folder_loads_with_the_hash_of_its_files(tmp_path: Path) -> None
     with torch.no_grad():
         tensors = {name: torch.from_numpy(value) for name, value in source.example_inputs.items()}
         expected = model(**tensors).last_hidden_state.numpy()
-    np.testing.assert_allclose(
-        source.reference(source.example_inputs)["last_hidden_state"], expected, atol=1e-6
-    )
+    np.testing.assert_allclose(source.reference(source.example_inputs)["last_hidden_state"], expected, atol=1e-6)
 
 
 def test_a_folder_with_pickled_weights_only_is_refused(tmp_path: Path) -> None:

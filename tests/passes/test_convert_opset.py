@@ -15,15 +15,11 @@ Feeds = Mapping[str, np.ndarray]
 
 
 def model_of(opset: int, head: str, body: str, ir_version: int = 8) -> ir.Model:
-    return ir.from_onnx_text(
-        f'<ir_version: {ir_version}, opset_import: ["": {opset}, "f": 1]> g {head} {{ {body} }}'
-    )
+    return ir.from_onnx_text(f'<ir_version: {ir_version}, opset_import: ["": {opset}, "f": 1]> g {head} {{ {body} }}')
 
 
 def run(model: ir.Model, feeds: Feeds) -> list[np.ndarray]:
-    proto = onnx.shape_inference.infer_shapes(
-        ir.to_proto(model)
-    )  # the texts here leave the outputs' types open
+    proto = onnx.shape_inference.infer_shapes(ir.to_proto(model))  # the texts here leave the outputs' types open
     onnx.checker.check_model(proto)
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -69,9 +65,7 @@ def test_reductions_take_their_axes_as_an_input(name: str, attributes: str, opse
 
 
 def test_an_equal_split_states_its_number_of_outputs() -> None:
-    assert_same(
-        model_of(13, "(float[N,6] x) => (a, b, c)", "a, b, c = Split <axis = 1> (x)"), {"x": ramp(2, 6)}
-    )
+    assert_same(model_of(13, "(float[N,6] x) => (a, b, c)", "a, b, c = Split <axis = 1> (x)"), {"x": ramp(2, 6)})
     sizes = "s = Constant <value_ints = [1, 5]> () a, b = Split <axis = 1> (x, s)"
     model = assert_same(model_of(13, "(float[N,6] x) => (a, b)", sizes), {"x": ramp(2, 6)})
     assert "num_outputs" not in model.graph.node(1).attributes
@@ -123,9 +117,7 @@ def test_subgraphs_are_converted_and_new_names_are_new_everywhere() -> None:
 def with_function(body: str, opset: int = 13) -> ir.Model:
     head = f'<ir_version: 8, opset_import: ["": {opset}, "f": 1]>'
     text = head + " g (float[N,3] x) => (float[M,K] y) { y = f.F(x) }"
-    return ir.from_onnx_text(
-        f'{text} <domain: "f", opset_import: ["": {opset}]> F <axes> (a) => (r) {{ {body} }}'
-    )
+    return ir.from_onnx_text(f'{text} <domain: "f", opset_import: ["": {opset}]> F <axes> (a) => (r) {{ {body} }}')
 
 
 def test_function_bodies_are_converted() -> None:

@@ -15,9 +15,7 @@ EXAMPLES = {
     "same attributes": HEAD
     + SIGNATURE
     + "{a = LeakyRelu <alpha = 0.5> (x) b = LeakyRelu <alpha = 0.5> (x) y = Mul(a, b)}",
-    "equal constants": HEAD
-    + SIGNATURE
-    + "{a = Constant <value_float = 2.0> () b = Constant <value_float = 2.0> () "
+    "equal constants": HEAD + SIGNATURE + "{a = Constant <value_float = 2.0> () b = Constant <value_float = 2.0> () "
     "c = Mul(x, a) d = Mul(x, b) y = Add(c, d)}",
     "dropout": HEAD + SIGNATURE + "{a = Dropout(x) b = Dropout(x) y = Add(a, b)}",
 }
@@ -52,11 +50,9 @@ KEPT = {
     "other types": HEAD
     + "(float[N] x) => (double[N] y) {a = Cast <to = 11> (x) b = Cast <to = 10> (x) c = Cast <to = 11> (b) "
     "y = Add(a, c)}",
-    "two branches": HEAD
-    + "(float[N] x, bool c) => (float[N] y) {y = If (c) <then_branch = t () => (float[N] o) "
+    "two branches": HEAD + "(float[N] x, bool c) => (float[N] y) {y = If (c) <then_branch = t () => (float[N] o) "
     "{a = Exp(x) o = Abs(a)}, else_branch = f () => (float[N] q) {b = Exp(x) q = Neg(b)}>}",
-    "calls of functions": CALL
-    + '{a = own.f(x) b = own.f(x) y = Sub(a, b)} <domain: "own", opset_import: ["": 24]> '
+    "calls of functions": CALL + '{a = own.f(x) b = own.f(x) y = Sub(a, b)} <domain: "own", opset_import: ["": 24]> '
     "f (a) => (b) {b = Bernoulli(a)}",
     "other attributes of the caller": CALL
     + '{y = own.f <p = 0.1, q = 0.9> (x)} <domain: "own", opset_import: ["": 24]> '
@@ -67,9 +63,7 @@ KEPT = {
 
 @pytest.mark.parametrize("name", KEPT)
 def test_what_only_looks_the_same_stays(name: str) -> None:
-    assert_refuses(
-        model(KEPT[name], infer="own" not in KEPT[name]), ELIMINATE_COMMON_SUBEXPRESSIONS, Reason.STRUCTURE
-    )
+    assert_refuses(model(KEPT[name], infer="own" not in KEPT[name]), ELIMINATE_COMMON_SUBEXPRESSIONS, Reason.STRUCTURE)
 
 
 def test_merges_inside_branches_and_functions() -> None:

@@ -54,10 +54,7 @@ KEPT = {
     "overridable": HEAD
     + SIGNATURE.replace("x)", "x, float[4] a = {1, 2, 3, 4})")
     + "<float[4] b = {1, 2, 3, 4}> {c = Mul(a, b) y = Mul(x, c)}",
-    "result is an output": HEAD
-    + "(float[N] x) => (float[N] y, float[4] c) "
-    + AB
-    + "{c = Mul(a, b) y = Exp(x)}",
+    "result is an output": HEAD + "(float[N] x) => (float[N] y, float[4] c) " + AB + "{c = Mul(a, b) y = Exp(x)}",
     "exponential": HEAD + SIGNATURE + AB + "{c = Exp(a) y = Mul(x, c)}",
     "matrix product": HEAD + SIGNATURE + AB + "{c = MatMul(a, b) y = Mul(x, c)}",
     "random numbers": HEAD + SIGNATURE + AB + "{c = RandomNormalLike(a) y = Mul(x, c)}",
@@ -74,9 +71,7 @@ KEPT = {
     "four bits": HEAD
     + "(float[N] x) => (float[N] y) <float a = {3}> {b = Cast <to = 22> (a) c = Cast <to = 1> (b) y = "
     "Mul(x, c)}",
-    "wrong index": HEAD
-    + SIGNATURE
-    + "<float[4] a = {1, 2, 3, 4}, int64 i = {9}> {c = Gather(a, i) y = Mul(x, c)}",
+    "wrong index": HEAD + SIGNATURE + "<float[4] a = {1, 2, 3, 4}, int64 i = {9}> {c = Gather(a, i) y = Mul(x, c)}",
     "own operator": '<ir_version: 12, opset_import: ["": 24, "own": 1]> g '
     + SIGNATURE
     + AB
@@ -145,10 +140,7 @@ INTEGERS = "int64[3] a = {1, 2, 7}, int64[3] b = {3, 2, 1}, int64 i = {1}, int64
 BOOLS = "bool[3] p = {1, 0, 1}, bool[3] q = {1, 1, 0}"
 FLOATS = "float[3] f = {0.1, -2.7, 1e30}, float[3] h = {3.3, -0.2, 1e30}, int64[2] n = {3, 1}"
 CALLS = {
-    **{
-        name: f"{name}(f)"
-        for name in ("Abs", "Ceil", "Floor", "Identity", "Neg", "Reciprocal", "Sqrt", "Flatten")
-    },
+    **{name: f"{name}(f)" for name in ("Abs", "Ceil", "Floor", "Identity", "Neg", "Reciprocal", "Sqrt", "Flatten")},
     **{name: f"{name}(f, h)" for name in ("Add", "Div", "Mul", "Sub", "Equal", "Greater", "GreaterOrEqual")},
     **{name: f"{name}(f, h)" for name in ("Less", "LessOrEqual")},
     **{name: f"{name}(a, b)" for name in ("Max", "Min", "Mod")},

@@ -58,9 +58,7 @@ def test_refuses_a_bias_that_callers_may_replace() -> None:
     assert_refuses(before, FUSE_BIAS_GELU, Reason.CONSTANT)
 
 
-@pytest.mark.parametrize(
-    ("x", "b"), [("B,S,5", "1"), ("B,S,5", "1,5"), ("B,S,N", "5"), ("5,5", "5,5"), ("5,5", "5,1")]
-)
+@pytest.mark.parametrize(("x", "b"), [("B,S,5", "1"), ("B,S,5", "1,5"), ("B,S,N", "5"), ("5,5", "5,5"), ("5,5", "5,1")])
 def test_refuses_other_shapes(x: str, b: str) -> None:
     assert_refuses(layer(x=x, b=b), FUSE_BIAS_GELU, Reason.SHAPE)
 
@@ -73,10 +71,7 @@ def test_refuses_what_is_not_known() -> None:
 
 def test_refuses_a_sum_with_another_use() -> None:
     assert_refuses(layer("t = Add(x, b) g = Gelu(t) y = Mul(g, t)"), FUSE_BIAS_GELU, Reason.SHARED)
-    text = (
-        '<ir_version: 10, opset_import: ["": 20]> g (float[B,5] x) => (float[B,5] y, float[B,5] '
-        "t) <float[5] b>"
-    )
+    text = '<ir_version: 10, opset_import: ["": 20]> g (float[B,5] x) => (float[B,5] y, float[B,5] t) <float[5] b>'
     assert_refuses(model(f"{text} {{ {BODY} }}"), FUSE_BIAS_GELU, Reason.GRAPH_OUTPUT)
     captured = (
         "t = Add(x, b) g = Gelu(t) y = If (on) <then_branch = a () => (c) { c = Neg(t) }, "

@@ -44,15 +44,9 @@ EXAMPLES = {
     **{f"tanh, {name}": text(TANH + last) for name, last in LAST.items()},
     "erf, by inverse": text(ERF.replace("Div(x, root)", "Mul(inverse, x)") + PRODUCT),
     "erf, one first": text(ERF.replace("Add(e, one)", "Add(one, e)") + "p = Mul(b, x) y = Mul(half, p)"),
-    "tanh, cube by products": text(
-        TANH.replace("c = Pow(x, three)", "q = Mul(x, x) c = Mul(x, q)") + PRODUCT
-    ),
-    "tanh, cube by a square": text(
-        TANH.replace("c = Pow(x, three)", "q = Pow(x, two) c = Mul(q, x)") + PRODUCT
-    ),
-    "tanh, swapped": text(
-        TANH.replace("Add(x, k)", "Add(k, x)").replace("Mul(u, factor)", "Mul(factor, u)") + PRODUCT
-    ),
+    "tanh, cube by products": text(TANH.replace("c = Pow(x, three)", "q = Mul(x, x) c = Mul(x, q)") + PRODUCT),
+    "tanh, cube by a square": text(TANH.replace("c = Pow(x, three)", "q = Pow(x, two) c = Mul(q, x)") + PRODUCT),
+    "tanh, swapped": text(TANH.replace("Add(x, k)", "Add(k, x)").replace("Mul(u, factor)", "Mul(factor, u)") + PRODUCT),
     "tanh, x outside": text("c = Mul(x, cubic) q = Mul(c, x) u = Add(one, q) " + OUTSIDE + PRODUCT),
     "tanh, square first": text("q = Mul(x, x) k = Mul(q, cubic) u = Add(k, one) " + OUTSIDE + PRODUCT),
     "constants of rank 1": text(ERF + PRODUCT, HEAD, CONSTANTS.replace("float ", "float[1] ")),
@@ -77,11 +71,7 @@ def test_each_spelling_becomes_one_operator(name: str) -> None:
 
 def test_two_in_one_graph_are_two_applications() -> None:
     first = (
-        (ERF + PRODUCT)
-        .replace("p =", "p1 =")
-        .replace("(p,", "(p1,")
-        .replace("b =", "b1 =")
-        .replace(", b)", ", b1)")
+        (ERF + PRODUCT).replace("p =", "p1 =").replace("(p,", "(p1,").replace("b =", "b1 =").replace(", b)", ", b1)")
     )
     second = (TANH + PRODUCT).replace("(x,", "(z,")
     before = text(first.replace("y =", "z =") + " " + second)
@@ -125,9 +115,7 @@ MISSED = {
     "half slightly off": text(ERF + PRODUCT, HEAD, CONSTANTS.replace("half = {0.5}", "half = {0.501}")),
     "factor slightly off": text(TANH + PRODUCT, HEAD, CONSTANTS.replace("0.79788456", "0.7979")),
     "cubic slightly off": text(TANH + PRODUCT, HEAD, CONSTANTS.replace("0.044715", "0.0447")),
-    "another operand": text(
-        ERF.replace("Div(x,", "Div(w,") + PRODUCT, HEAD.replace("x)", "x, float[B, S] w)")
-    ),
+    "another operand": text(ERF.replace("Div(x,", "Div(w,") + PRODUCT, HEAD.replace("x)", "x, float[B, S] w)")),
     "divided the other way": text(ERF.replace("Div(x, root)", "Div(root, x)") + PRODUCT),
     "one may be overridden": text(
         ERF + PRODUCT, HEAD.replace("x)", "x, float one = {1})"), CONSTANTS.replace(" float one = {1},", "")
@@ -146,9 +134,7 @@ def test_near_misses_do_not_match(name: str) -> None:
 
 
 def test_a_constant_of_rank_1_is_no_scalar_where_the_rank_is_unknown() -> None:
-    source = text(
-        ERF + PRODUCT, HEAD.replace("float[B, S]", "float[]"), CONSTANTS.replace("float ", "float[1] ")
-    )
+    source = text(ERF + PRODUCT, HEAD.replace("float[B, S]", "float[]"), CONSTANTS.replace("float ", "float[1] "))
     assert_refuses(model(source), FUSE_GELU, Reason.STRUCTURE)
 
 

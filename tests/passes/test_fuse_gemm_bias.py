@@ -97,9 +97,7 @@ REFUSED = {
     "vector": (Reason.RANK, text(signature="(float[4] a) => (float[5] y) <float[4, 5] b, float[5] c> ")),
     "bias of rank 3": (
         Reason.RANK,
-        text(
-            signature=SIGNATURE.replace("[M, 5] y", "[1, M, 5] y").replace("float[5] c", "float[1, 1, 5] c")
-        ),
+        text(signature=SIGNATURE.replace("[M, 5] y", "[1, M, 5] y").replace("float[5] c", "float[1, 1, 5] c")),
     ),
     "bias widens the rows": (
         Reason.SHAPE,

@@ -87,8 +87,7 @@ def test_two_in_one_graph_are_two_applications() -> None:
     second = re.sub(r"\b([mdpvernsy])\b", r"\g<1>2", BODY).replace("(x,", "(z,").replace("y2 = ", "y = ")
     both = BODY.replace("y = ", "z = ") + " " + second
     after = text(
-        "z = LayerNormalization <epsilon = 0.00001> (x, w, b)"
-        " y = LayerNormalization <epsilon = 0.00001> (z, w, b)"
+        "z = LayerNormalization <epsilon = 0.00001> (x, w, b) y = LayerNormalization <epsilon = 0.00001> (z, w, b)"
     )
     assert_fires(model(text(both)), FUSE_LAYER_NORM, 2, after)
 
@@ -107,9 +106,7 @@ def test_a_bias_of_one_number_stays_a_sum() -> None:
 
 def test_a_scaled_value_with_other_users_keeps_its_sum() -> None:
     signature = SIGNATURE.replace("8] y)", "8] y, float[B, S, 8] z)")
-    after = text(
-        "s = LayerNormalization <epsilon = 0.00001> (x, w) y = Add(s, b) z = Exp(s)", signature=signature
-    )
+    after = text("s = LayerNormalization <epsilon = 0.00001> (x, w) y = Add(s, b) z = Exp(s)", signature=signature)
     assert_fires(model(text(BODY + " z = Exp(s)", signature=signature)), FUSE_LAYER_NORM, after=after)
 
 
@@ -166,9 +163,7 @@ REFUSED = {
     ),
     "axes are not constant": (
         Reason.CONSTANT,
-        text(
-            BODY, "float two = {2}, float eps = {0.00001}", SIGNATURE.replace("8] x", "8] x, int64[1] last")
-        ),
+        text(BODY, "float two = {2}, float eps = {0.00001}", SIGNATURE.replace("8] x", "8] x, int64[1] last")),
     ),
     "epsilon is an input": (
         Reason.CONSTANT,
@@ -176,9 +171,7 @@ REFUSED = {
     ),
     "epsilon may be overridden": (
         Reason.CONSTANT,
-        text(
-            BODY, "int64[1] last = {-1}, float two = {2}", SIGNATURE.replace("8] x", "8] x, float eps = {1}")
-        ),
+        text(BODY, "int64[1] last = {-1}, float two = {2}", SIGNATURE.replace("8] x", "8] x, float eps = {1}")),
     ),
     "epsilon below 0": (Reason.CONSTANT, text(BODY, CONSTANTS.replace("0.00001", "-0.00001"))),
     "deviation used elsewhere": (
@@ -194,9 +187,7 @@ REFUSED = {
         text(
             BODY + " z = If (flag) <then_branch = t () => (float[B, S, 8] o) {o = Exp(d)},"
             " else_branch = f () => (float[B, S, 8] q) {q = Exp(x)}>",
-            signature=SIGNATURE.replace("8] x", "8] x, bool flag").replace(
-                "8] y)", "8] y, float[B, S, 8] z)"
-            ),
+            signature=SIGNATURE.replace("8] x", "8] x, bool flag").replace("8] y)", "8] y, float[B, S, 8] z)"),
         ),
     ),
 }
@@ -239,9 +230,7 @@ def test_explains_the_nearest_miss() -> None:
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_sizes_that_coincide_do_not_confuse_the_axes(size: int) -> None:
-    signature = SIGNATURE.replace("B, S, 8]", f"{size}, {size}, {size}]").replace(
-        "float[8]", f"float[{size}]"
-    )
+    signature = SIGNATURE.replace("B, S, 8]", f"{size}, {size}, {size}]").replace("float[8]", f"float[{size}]")
     before = model(text(signature=signature))
     after = assert_fires(before, FUSE_LAYER_NORM, regions=False)
     if size > 1:  # one number normalizes to zero, which proves nothing

@@ -14,8 +14,7 @@ HEAD = '<ir_version: 12, opset_import: ["": 24]> g '
 SIGNATURE = "(float[B, S, 8] x) => (float[B, S, 8] y) <float[8] w, {constants}> "
 CONSTANTS = "int64[1] last = {-1}, float two = {2}, float eps = {0.00001}"
 BODY = (
-    "p = Pow(x, two) v = ReduceMean(p, last) e = Add(v, eps) r = Sqrt(e) i = Reciprocal(r) n = Mul(x, i)"
-    " y = Mul(n, w)"
+    "p = Pow(x, two) v = ReduceMean(p, last) e = Add(v, eps) r = Sqrt(e) i = Reciprocal(r) n = Mul(x, i) y = Mul(n, w)"
 )
 
 
@@ -43,9 +42,7 @@ EXAMPLES = {
         SIGNATURE.replace("S, 8]", "4, 8]").replace("float[8]", "float[4, 8]"),
     ),
     "half precision": text(HALF[1], CONSTANTS, HALF[0]),
-    "scale is an input": text(
-        BODY, CONSTANTS, "(float[B, S, E] x, float[E] w) => (float[B, S, E] y) <{constants}> "
-    ),
+    "scale is an input": text(BODY, CONSTANTS, "(float[B, S, E] x, float[E] w) => (float[B, S, E] y) <{constants}> "),
 }
 
 
@@ -82,9 +79,7 @@ def test_a_scale_in_float32_keeps_the_casts_around() -> None:
     assert [node.op_type for node in after.graph] == ["Cast", "RMSNormalization", "Cast"]
 
 
-DOUBLE = (
-    text().replace("float[", "double[").replace("float two", "double two").replace("float eps", "double eps")
-)
+DOUBLE = text().replace("float[", "double[").replace("float two", "double two").replace("float eps", "double eps")
 
 REFUSED = {
     "old opset": (Reason.OPSET, text(head=HEAD.replace("24", "22"))),
@@ -111,9 +106,7 @@ REFUSED = {
     ),
     "axes are not constant": (
         Reason.CONSTANT,
-        text(
-            BODY, "float two = {2}, float eps = {0.00001}", SIGNATURE.replace("8] x", "8] x, int64[1] last")
-        ),
+        text(BODY, "float two = {2}, float eps = {0.00001}", SIGNATURE.replace("8] x", "8] x, int64[1] last")),
     ),
     "epsilon is an input": (
         Reason.CONSTANT,
@@ -121,9 +114,7 @@ REFUSED = {
     ),
     "epsilon may be overridden": (
         Reason.CONSTANT,
-        text(
-            BODY, "int64[1] last = {-1}, float two = {2}", SIGNATURE.replace("8] x", "8] x, float eps = {1}")
-        ),
+        text(BODY, "int64[1] last = {-1}, float two = {2}", SIGNATURE.replace("8] x", "8] x, float eps = {1}")),
     ),
     "epsilon below 0": (Reason.CONSTANT, text(BODY, CONSTANTS.replace("0.00001", "-0.00001"))),
     "root used elsewhere": (
@@ -139,9 +130,7 @@ REFUSED = {
         text(
             BODY + " z = If (flag) <then_branch = t () => (float[B, S, 8] o) {o = Exp(n)},"
             " else_branch = f () => (float[B, S, 8] q) {q = Exp(x)}>",
-            signature=SIGNATURE.replace("8] x", "8] x, bool flag").replace(
-                "8] y)", "8] y, float[B, S, 8] z)"
-            ),
+            signature=SIGNATURE.replace("8] x", "8] x, bool flag").replace("8] y)", "8] y, float[B, S, 8] z)"),
         ),
     ),
 }

@@ -85,9 +85,7 @@ def test_refuses_other_turns(perm: str) -> None:
     assert_refuses(layer(body, a="4,4,4", b="4,4,4", y="4,4,4"), FUSE_SCALED_MATMUL, Reason.ATTRIBUTE)
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "c", "y"), [("B,M,4", "B,4,N", "[1,1,1,1]", "1,B,M,N"), ("4", "4", "[1]", "1")]
-)
+@pytest.mark.parametrize(("a", "b", "c", "y"), [("B,M,4", "B,4,N", "[1,1,1,1]", "1,B,M,N"), ("4", "4", "[1]", "1")])
 def test_refuses_numbers_that_add_axes(a: str, b: str, c: str, y: str) -> None:
     before = layer(SCALED, a=a, b=b, y=y, c=f"float{c} c = {{0.25}}")
     assert_refuses(before, FUSE_SCALED_MATMUL, Reason.RANK)
@@ -102,13 +100,8 @@ def test_a_number_with_axes_of_one_scales() -> None:
 
 
 def test_refuses_interior_values_with_another_use() -> None:
-    assert_refuses(
-        layer("p = MatMul(a, b) q = Mul(p, c) y = Add(q, p)", b="B,4,N"), FUSE_SCALED_MATMUL, Reason.SHARED
-    )
-    text = (
-        '<ir_version: 10, opset_import: ["": 13]> g (float[M,4] a, float[4,N] b) => (float[M,N] '
-        "y, float[M,N] p)"
-    )
+    assert_refuses(layer("p = MatMul(a, b) q = Mul(p, c) y = Add(q, p)", b="B,4,N"), FUSE_SCALED_MATMUL, Reason.SHARED)
+    text = '<ir_version: 10, opset_import: ["": 13]> g (float[M,4] a, float[4,N] b) => (float[M,N] y, float[M,N] p)'
     assert_refuses(model(f"{text} <float c = {{2}}> {{ {SCALED} }}"), FUSE_SCALED_MATMUL, Reason.GRAPH_OUTPUT)
     captured = (
         "p = MatMul(a, b) m = Mul(p, c) y = If (on) <then_branch = f () => (d) { d = Neg(p) }, "
@@ -155,6 +148,4 @@ def test_near_misses_stay() -> None:
 )
 def test_same_numbers(body: str, b: int, m: int, n: int, seed: int) -> None:
     before = layer(body)
-    assert_equivalent(
-        before, apply(before, FUSE_SCALED_MATMUL).model, sizes={"B": b, "M": m, "N": n}, seed=seed
-    )
+    assert_equivalent(before, apply(before, FUSE_SCALED_MATMUL).model, sizes={"B": b, "M": m, "N": n}, seed=seed)

@@ -61,9 +61,7 @@ def test_the_norm_of_a_sum(body: str, opset: int) -> None:
 )
 def test_the_bias_before_the_sum_comes_along(body: str) -> None:
     before = layer(body)
-    assert_equivalent(
-        before, assert_fires(before, FUSE_SKIP_LAYER_NORM, 1, layer(f"y = {SKIP} (x, r, g, h, b)"))
-    )
+    assert_equivalent(before, assert_fires(before, FUSE_SKIP_LAYER_NORM, 1, layer(f"y = {SKIP} (x, r, g, h, b)")))
 
 
 @pytest.mark.parametrize("body", [PRE, PRE.replace("t = Add(x, r)", "s = Add(b, x) t = Add(r, s)")])
@@ -76,10 +74,7 @@ def test_the_sum_is_given_where_others_use_it(body: str) -> None:
 
 
 def test_the_sum_may_be_an_output() -> None:
-    text = (
-        '<ir_version: 10, opset_import: ["": 17]> g (float[B,5] x, float[B,5] r) => (float[B,5] '
-        "y, float[B,5] t)"
-    )
+    text = '<ir_version: 10, opset_import: ["": 17]> g (float[B,5] x, float[B,5] r) => (float[B,5] y, float[B,5] t)'
     before = model(f"{text} <float[5] g, float[5] h> {{ {POST} }}")
     after = assert_fires(before, FUSE_SKIP_LAYER_NORM)
     assert [value.name for value in after.graph.outputs] == ["y", "t"]
@@ -114,10 +109,7 @@ def test_refuses_other_ranks(x: str) -> None:
     ],
 )
 def test_refuses_a_skip_of_another_shape(r: str, reason: Reason) -> None:
-    head = (
-        f'<ir_version: 10, opset_import: ["": 17]> g (float[B,S,5] x, float[{r}] r) => (y) '
-        f"<float[5] g, float[5] h>"
-    )
+    head = f'<ir_version: 10, opset_import: ["": 17]> g (float[B,S,5] x, float[{r}] r) => (y) <float[5] g, float[5] h>'
     assert_refuses(model(f"{head} {{ {POST} }}", infer=False), FUSE_SKIP_LAYER_NORM, reason)
 
 
@@ -151,10 +143,7 @@ def apply_biased_only(before: ir.Model) -> set[Reason]:
 
 
 def test_a_second_residual_is_no_bias() -> None:
-    text = (
-        '<ir_version: 10, opset_import: ["": 17]> g (float[B,5] x, float[B,5] r, float[5] o) => '
-        "(float[B,5] y)"
-    )
+    text = '<ir_version: 10, opset_import: ["": 17]> g (float[B,5] x, float[B,5] r, float[5] o) => (float[B,5] y)'
     before = model(f"{text} <float[5] g, float[5] h> {{ s = Add(x, o) t = Add(s, r) y = {NORM} }}")
     after = assert_fires(before, FUSE_SKIP_LAYER_NORM)
     assert [node.op_type for node in after.graph] == ["Add", "SkipLayerNormalization"]
@@ -165,10 +154,7 @@ def test_a_second_residual_is_no_bias() -> None:
 
 
 def test_refuses_a_bias_that_is_not_constant() -> None:
-    text = (
-        '<ir_version: 10, opset_import: ["": 17]> g (float[B,5] x, float[B,5] r, float[5] o) => '
-        "(float[B,5] y)"
-    )
+    text = '<ir_version: 10, opset_import: ["": 17]> g (float[B,5] x, float[B,5] r, float[5] o) => (float[B,5] y)'
     before = model(f"{text} <float[5] g, float[5] h> {{ s = Add(x, o) t = Add(s, r) y = {NORM} }}")
     assert Reason.CONSTANT in apply_biased_only(before)
 
@@ -184,9 +170,7 @@ def test_another_sum_of_the_same_two_is_not_the_residual() -> None:
 def test_refuses_a_norm_over_more_axes() -> None:
     body = "t = Add(x, r) y = LayerNormalization <axis = 1> (t, g, h)"
     head = '<ir_version: 10, opset_import: ["": 17]> g (float[5,5,5] x, float[5,5,5] r) => (float[5,5,5] y)'
-    assert_refuses(
-        model(f"{head} <float[5] g, float[5] h> {{ {body} }}"), FUSE_SKIP_LAYER_NORM, Reason.ATTRIBUTE
-    )
+    assert_refuses(model(f"{head} <float[5] g, float[5] h> {{ {body} }}"), FUSE_SKIP_LAYER_NORM, Reason.ATTRIBUTE)
 
 
 def test_the_last_axis_may_be_counted_from_the_front() -> None:
@@ -202,14 +186,9 @@ def test_refuses_other_types(t: str) -> None:
 def test_refuses_statistics_that_others_use() -> None:
     body = "t = Add(x, r) n, mean, deviation = LayerNormalization(t, g, h) y = Sub(n, mean)"
     assert_refuses(layer(body), FUSE_SKIP_LAYER_NORM, Reason.SHARED)
-    text = (
-        '<ir_version: 10, opset_import: ["": 17]> g (float[B,5] x, float[B,5] r) => (float[B,5] '
-        "y, float[B,1] mean)"
-    )
+    text = '<ir_version: 10, opset_import: ["": 17]> g (float[B,5] x, float[B,5] r) => (float[B,5] y, float[B,1] mean)'
     body = "t = Add(x, r) y, mean = LayerNormalization(t, g, h)"
-    assert_refuses(
-        model(f"{text} <float[5] g, float[5] h> {{ {body} }}"), FUSE_SKIP_LAYER_NORM, Reason.GRAPH_OUTPUT
-    )
+    assert_refuses(model(f"{text} <float[5] g, float[5] h> {{ {body} }}"), FUSE_SKIP_LAYER_NORM, Reason.GRAPH_OUTPUT)
 
 
 @pytest.mark.parametrize("body", [POST.replace("Add", "Sub"), POST.replace(", h)", ")")])

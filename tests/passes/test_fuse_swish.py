@@ -70,8 +70,7 @@ REFUSED = {
     "factor for each column": (Reason.CONSTANT, HEAD + "<float[2] alpha = {1, 2}> " + SCALED),
     "factor adds an axis": (
         Reason.RANK,
-        QUICK.replace("=> (float[B, S]", "=> (float[A, B, S]").replace("float alpha", "float[1, 1, 1] alpha")
-        + SCALED,
+        QUICK.replace("=> (float[B, S]", "=> (float[A, B, S]").replace("float alpha", "float[1, 1, 1] alpha") + SCALED,
     ),
     "factor of more digits": (Reason.ATTRIBUTE, QUICK.replace("float", "double") + SCALED),
     "gate used elsewhere": (

@@ -16,9 +16,7 @@ def test_a_second_run_changes_nothing() -> None:
     assert INFER_SHAPES.function(model) is True
     assert INFER_SHAPES.function(model) is False
     assert [node.op_type for node in model.graph] == nodes
-    assert all(
-        value.shape is not None and value.dtype is not None for node in model.graph for value in node.outputs
-    )
+    assert all(value.shape is not None and value.dtype is not None for node in model.graph for value in node.outputs)
 
 
 def test_it_says_what_it_does() -> None:

@@ -21,9 +21,7 @@ CLEARED = "top = ReduceMax(mask, last) none = Equal(top, inf) y = Where(none, no
 CONSTS = "float number = {0.25}, int64[1] last = {-1}, float inf = {-inf}, float nought = {0}"
 
 
-def layer(
-    body: str = ATTENTION, *, mask: str = "", consts: str = "", t: str = "float", opset: int = 24
-) -> ir.Model:
+def layer(body: str = ATTENTION, *, mask: str = "", consts: str = "", t: str = "float", opset: int = 24) -> ir.Model:
     inputs = QKV.format(t=t) + (f", {mask}" if mask else "")
     head = f'<ir_version: 10, opset_import: ["": {opset}]> g ({inputs}) => ({t}[B,2,S,3] y)'
     return model(f"{head} <{consts}> {{ {body} }}")
@@ -71,10 +69,7 @@ def test_a_mask_of_finite_numbers_clears_nothing() -> None:
     assert_equivalent(before, assert_fires(before, LOWER_ATTENTION, 1, after))
 
 
-SPREAD = (
-    "ql = Shape <start = 2, end = 3> (q) kl = Shape <start = 2, end = 3> (k) both = Concat <axis "
-    "= 0> (ql, kl)"
-)
+SPREAD = "ql = Shape <start = 2, end = 3> (q) kl = Shape <start = 2, end = 3> (k) both = Concat <axis = 0> (ql, kl)"
 
 
 @pytest.mark.parametrize("shape", ["B,1,1,T", "1,T", "T", "B,1,S,1"])
@@ -91,9 +86,7 @@ def test_an_expansion_is_taken_off(shape: str) -> None:
 def test_two_layers() -> None:
     body = ATTENTION.replace("y =", "x =") + " y = Attention <scale = 0.5> (x, k, x, mask)"
     inputs = "float[B,2,S,4] q, float[B,2,S,4] k, float[B,2,S,4] v, float[S,S] mask"
-    before = model(
-        f'<ir_version: 10, opset_import: ["": 24]> g ({inputs}) => (float[B,2,S,4] y) {{ {body} }}'
-    )
+    before = model(f'<ir_version: 10, opset_import: ["": 24]> g ({inputs}) => (float[B,2,S,4] y) {{ {body} }}')
     assert_equivalent(before, assert_fires(before, LOWER_ATTENTION, 2))
 
 
@@ -118,8 +111,7 @@ def test_refuses_three_axes() -> None:
 def test_refuses_grouped_heads() -> None:
     inputs = "float[B,4,S,4] q, float[B,2,T,4] k, float[B,2,T,3] v"
     before = model(
-        f'<ir_version: 10, opset_import: ["": 24]> g ({inputs}) => (float[B,4,S,3] y) {{ y = '
-        f"Attention(q, k, v) }}"
+        f'<ir_version: 10, opset_import: ["": 24]> g ({inputs}) => (float[B,4,S,3] y) {{ y = Attention(q, k, v) }}'
     )
     assert_refuses(before, LOWER_ATTENTION, Reason.SHAPE)
 
@@ -145,9 +137,7 @@ def test_refuses_a_mask_that_may_be_shorter_than_the_keys(shape: str) -> None:
 def test_refuses_types_that_an_addition_does_not_mix() -> None:
     inputs = "float16[B,2,S,4] q, float16[B,2,T,4] k, {v}[B,2,T,3] v, {m}[S,T] mask"
     for v, m in (("float16", "float"), ("float", "float16")):
-        head = (
-            f'<ir_version: 10, opset_import: ["": 24]> g ({inputs.format(v=v, m=m)}) => (float16[B,2,S,3] y)'
-        )
+        head = f'<ir_version: 10, opset_import: ["": 24]> g ({inputs.format(v=v, m=m)}) => (float16[B,2,S,3] y)'
         before = model(f"{head} {{ y = Attention <scale = 0.5> (q, k, v, mask) }}")
         assert_refuses(before, LOWER_ATTENTION, Reason.DTYPE)
 
@@ -202,9 +192,7 @@ def test_same_numbers_as_the_operators_definition(
     shapes = {"q": (b, 2, s, 4), "k": (b, 2, n, 4), "v": (b, 2, n, 3)}
     inputs = {name: rng.normal(size=shape).astype(DTYPES[t]) for name, shape in shapes.items()}
     keep = rng.random([sizes[name] for name in form.split(",")]) < 0.5
-    if (
-        t == "float16" and low != -np.inf
-    ):  # at -1e4 half precision keeps multiples of 8: nothing of the scores
+    if t == "float16" and low != -np.inf:  # at -1e4 half precision keeps multiples of 8: nothing of the scores
         keep[..., 0] = True
     inputs["mask"] = keep if kind == "bool" else np.where(keep, 0, low).astype(DTYPES[t])
     with np.errstate(all="ignore"):
@@ -216,9 +204,7 @@ def test_same_numbers_as_the_operators_definition(
 @pytest.mark.parametrize("t", ["float", "float16"])
 @pytest.mark.parametrize("kind", ["bool", "number"])
 @pytest.mark.parametrize("form", ["B,1,S,T", "1,1,S,T", "S,T", "B,2,S,T", "2,S,T"])
-def test_onnx_runtimes_kernel_agrees_on_the_masks_that_other_passes_make(
-    form: str, kind: str, t: str
-) -> None:
+def test_onnx_runtimes_kernel_agrees_on_the_masks_that_other_passes_make(form: str, kind: str, t: str) -> None:
     """Both lengths given; rows of -inf, or of a number just above the lowest one."""
     before = layer(mask=f"{'bool' if kind == 'bool' else t}[{form}] mask", t=t)
     for b, s, n in ((2, 3, 5), (1, 1, 1), (3, 1, 2)):

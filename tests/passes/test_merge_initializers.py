@@ -15,8 +15,7 @@ BODY = "{a = Mul(x, w) y = Add(a, v)}"
 
 EXAMPLES = {
     "two": HEAD + "<float[2] w = {1, 2}, float[2] v = {1, 2}> " + BODY,
-    "three": HEAD
-    + "<float[2] w = {1, 2}, float[2] v = {1, 2}, float[2] u = {1, 2}> {a = Mul(x, w) b = Mul(a, u) y = "
+    "three": HEAD + "<float[2] w = {1, 2}, float[2] v = {1, 2}, float[2] u = {1, 2}> {a = Mul(x, w) b = Mul(a, u) y = "
     "Add(b, v)}",
 }
 

@@ -18,12 +18,8 @@ BIASED = f"{PRODUCTS} q = Add(pq, bq) k = Add(pk, bk) v = Add(pv, bv)"
 USES = "qt = Transpose <perm = [0, 2, 1]> (q) y = MatMul(qt, v) z = Relu(k)"
 
 
-def layer(
-    body: str = BIASED, *, consts: str = f"{WEIGHTS}, {BIASES}", x: str = "B,S,4", opset: int = 24
-) -> ir.Model:
-    head = (
-        f'<ir_version: 10, opset_import: ["": {opset}]> g (float[{x}] x) => (float[B,5,5] y, float[B,S,3] z)'
-    )
+def layer(body: str = BIASED, *, consts: str = f"{WEIGHTS}, {BIASES}", x: str = "B,S,4", opset: int = 24) -> ir.Model:
+    head = f'<ir_version: 10, opset_import: ["": {opset}]> g (float[{x}] x) => (float[B,5,5] y, float[B,S,3] z)'
     return model(f"{head} <{consts}> {{ {body} {USES} }}")
 
 
@@ -75,17 +71,12 @@ def test_two_layers_are_packed() -> None:
     )
     head = '<ir_version: 10, opset_import: ["": 24]> g (float[B,S,4] x) => (float[B,S,3] y, float[B,S,5] z)'
     consts = f"{WEIGHTS}, {BIASES}, float[5,4] wo"
-    before = model(
-        f"{head} <{consts}> {{ {body} d = Add(k, b) y = Relu(d) e = Add(a, c) f = Add(e, q) z = Relu(f) }}"
-    )
+    before = model(f"{head} <{consts}> {{ {body} d = Add(k, b) y = Relu(d) e = Add(a, c) f = Add(e, q) z = Relu(f) }}")
     assert_equivalent(before, assert_fires(before, PACK_QKV, 2))
 
 
 def test_outputs_of_the_graph_keep_their_names() -> None:
-    head = (
-        '<ir_version: 10, opset_import: ["": 24]> g (float[B,4] x) => (float[B,5] q, float[B,3] '
-        "k, float[B,5] v)"
-    )
+    head = '<ir_version: 10, opset_import: ["": 24]> g (float[B,4] x) => (float[B,5] q, float[B,3] k, float[B,5] v)'
     before = model(f"{head} <{WEIGHTS}, {BIASES}> {{ {BIASED} }}")
     after = assert_fires(before, PACK_QKV)
     assert [value.name for value in after.graph.outputs] == ["q", "k", "v"]
@@ -142,10 +133,7 @@ def test_refuses_weights_of_other_ranks() -> None:
     )
     before = model(f"{head} <float[1,4,5] wq, float[1,4,3] wk, float[1,4,5] wv> {{ {body} }}")
     assert_refuses(before, PACK_QKV, Reason.RANK)
-    head = (
-        '<ir_version: 10, opset_import: ["": 24]> g (float[B,S,4] x) => (float[B,S] q, '
-        "float[B,S] k, float[B,S] v)"
-    )
+    head = '<ir_version: 10, opset_import: ["": 24]> g (float[B,S,4] x) => (float[B,S] q, float[B,S] k, float[B,S] v)'
     before = model(f"{head} <float[4] wq, float[4] wk, float[4] wv> {{ {body} }}")
     assert_refuses(before, PACK_QKV, Reason.RANK)
 
@@ -193,15 +181,10 @@ def test_near_misses_stay() -> None:
     outputs = "(float[B,S,5] q, float[B,S,3] k, float[B,S,5] v)"
     head = f'<ir_version: 10, opset_import: ["": 24]> g (float[B,S,4] x, float[B,S,4] x2) => {outputs}'
     body = PRODUCTS.replace("pq", "q").replace("pk", "k").replace("pv", "v")
-    assert_refuses(
-        model(f"{head} <{WEIGHTS}> {{ {body.replace('(x, wv)', '(x2, wv)')} }}"), PACK_QKV, Reason.STRUCTURE
-    )
+    assert_refuses(model(f"{head} <{WEIGHTS}> {{ {body.replace('(x, wv)', '(x2, wv)')} }}"), PACK_QKV, Reason.STRUCTURE)
     two = "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x2, wv)"
     assert_refuses(model(f"{head} <{WEIGHTS}> {{ {two} }}"), PACK_QKV, Reason.STRUCTURE)
-    head = (
-        '<ir_version: 10, opset_import: ["": 24]> g (float[4,4] x) => (float[4,5] q, float[4,3] '
-        "k, float[4,4] v)"
-    )
+    head = '<ir_version: 10, opset_import: ["": 24]> g (float[4,4] x) => (float[4,5] q, float[4,3] k, float[4,4] v)'
     right = "q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(wv, x)"
     assert_refuses(
         model(f"{head} <{WEIGHTS.replace('[4,5] wv', '[4,4] wv')}> {{ {right} }}"), PACK_QKV, Reason.STRUCTURE

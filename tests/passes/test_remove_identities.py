@@ -13,9 +13,7 @@ AFTER = HEAD + SIGNATURE + "{y = Exp(x)}"
 EXAMPLES = {
     "identity": HEAD + SIGNATURE + "{a = Identity(x) y = Exp(a)}",
     "identity at the end": HEAD + SIGNATURE + "{a = Exp(x) y = Identity(a)}",
-    "a chain": HEAD
-    + SIGNATURE
-    + "{a = Identity(x) b = Identity(a) c = Exp(b) d = Identity(c) y = Identity(d)}",
+    "a chain": HEAD + SIGNATURE + "{a = Identity(x) b = Identity(a) c = Exp(b) d = Identity(c) y = Identity(d)}",
     "cast to the own type": HEAD + SIGNATURE + "{a = Cast <to = 1> (x) y = Exp(a)}",
     "dropout": HEAD + SIGNATURE + "{a = Dropout(x) y = Exp(a)}",
     "dropout, told not to train": HEAD
@@ -35,8 +33,7 @@ def test_each_kind_is_removed(name: str) -> None:
 
 KEPT = {
     "input to output": "(float[N] x) => (float[N] y) {y = Identity(x)}",
-    "initializer to output": "(float[N] x) => (float[N] y, float[1] w) <float[1] v = {1}> {w = "
-    "Identity(v) y = Exp(x)}",
+    "initializer to output": "(float[N] x) => (float[N] y, float[1] w) <float[1] v = {1}> {w = Identity(v) y = Exp(x)}",
     "cast to another type": "(float[N] x) => (double[N] y) {a = Cast <to = 11> (x) y = Exp(a)}",
     "dropout in training": "(float[N] x) => (float[N] y) <float r = {0.5}, bool t = {1}> {a = "
     "Dropout(x, r, t) y = Exp(a)}",
@@ -56,18 +53,14 @@ def test_what_is_needed_stays(name: str) -> None:
 
 
 def test_two_outputs_of_one_value_keep_their_names() -> None:
-    before = model(
-        HEAD + "(float[N] x) => (float[N] y, float[N] z) {a = Exp(x) y = Identity(a) z = Identity(a)}"
-    )
+    before = model(HEAD + "(float[N] x) => (float[N] y, float[N] z) {a = Exp(x) y = Identity(a) z = Identity(a)}")
     after = assert_fires(before, REMOVE_IDENTITIES)
     assert [value.name for value in after.graph.outputs] == ["y", "z"]
     assert_equivalent(before, after, sizes={"N": 3})
 
 
 def test_declared_shapes_of_inputs_and_outputs_stay() -> None:
-    before = model(
-        HEAD + "(float[N] x) => (float[M] y) {a = Identity(x) b = Exp(a) y = Identity(b)}", infer=False
-    )
+    before = model(HEAD + "(float[N] x) => (float[M] y) {a = Identity(x) b = Exp(a) y = Identity(b)}", infer=False)
     before.graph.node(0).outputs[0].shape = before.graph.inputs[0].shape.__class__([3])
     after = assert_fires(before, REMOVE_IDENTITIES, regions=False)
     assert [str(value.shape[0]) for value in (*after.graph.inputs, *after.graph.outputs)] == ["N", "M"]

@@ -36,7 +36,9 @@ def test_two_in_a_row_go() -> None:
 
 @pytest.mark.parametrize("value", ["float[S, B, 4] r", "float[B, M, 4] r", "float[B, 1, 4] r", "float[B, S, 2, 2] r"])
 def test_refuses_shapes_that_differ_or_may_differ(value: str) -> None:
-    head = HEAD.replace("(float[B, S, 4] x)", "(float[B, S, 4] x, int64[K] s)").replace("=> (float[B, S, 4] y)", "=> (float y)")
+    head = HEAD.replace("(float[B, S, 4] x)", "(float[B, S, 4] x, int64[K] s)").replace(
+        "=> (float[B, S, 4] y)", "=> (float y)"
+    )
     before = graph("r = Reshape(x, s) t = Abs(r) y = ReduceSum<keepdims = 0>(t)", value, head)
     assert_refuses(before, RULE, Reason.UNKNOWN)
 

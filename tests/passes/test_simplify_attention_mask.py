@@ -16,16 +16,11 @@ QKV = "float[B,2,S,4] q, float[B,2,T,4] k, float[B,2,T,3] v"
 POSITIONS = """l = Shape <start = 2, end = 3> (q) n = Squeeze(l) range = Range(zero, n, one)
     rows = Unsqueeze(range, axes) a = GreaterOrEqual(rows, zero)"""
 CONSTS = "int64 zero = {0}, int64 one = {1}, int64[1] axes = {1}, float kept = {0}, float low = {-1e30}"
-LENGTHS = (
-    "ql = Shape <start = 2, end = 3> (q) kl = Shape <start = 2, end = 3> (k) both = Concat <axis "
-    "= 0> (ql, kl)"
-)
+LENGTHS = "ql = Shape <start = 2, end = 3> (q) kl = Shape <start = 2, end = 3> (k) both = Concat <axis = 0> (ql, kl)"
 ATTENTION = "y = Attention <scale = 0.5> (q, k, v, mask)"
 
 
-def layer(
-    body: str, *, extra: str = ", bool[B,1,1,T] keys", consts: str = CONSTS, opset: int = 24
-) -> ir.Model:
+def layer(body: str, *, extra: str = ", bool[B,1,1,T] keys", consts: str = CONSTS, opset: int = 24) -> ir.Model:
     head = f'<ir_version: 10, opset_import: ["": {opset}]> g ({QKV}{extra}) => (float[B,2,S,3] y)'
     found = model(f"{head} <{consts}> {{ {body} }}")
     sizes = {
@@ -107,9 +102,7 @@ def test_attributes_of_the_attention_stay() -> None:
 def test_refuses_operands_that_may_be_false() -> None:
     before = layer("mask = And(keys, rows) " + ATTENTION, extra=", bool[B,1,1,T] keys, bool[S,1] rows")
     assert_refuses(before, SIMPLIFY_ATTENTION_MASK, Reason.CONSTANT)
-    assert_refuses(
-        layer(AND.replace("(rows, zero)", "(rows, one)")), SIMPLIFY_ATTENTION_MASK, Reason.CONSTANT
-    )
+    assert_refuses(layer(AND.replace("(rows, zero)", "(rows, one)")), SIMPLIFY_ATTENTION_MASK, Reason.CONSTANT)
     causal = AND.replace("GreaterOrEqual(rows, zero)", "GreaterOrEqual(rows, range)")
     assert_refuses(layer(causal), SIMPLIFY_ATTENTION_MASK, Reason.CONSTANT)
 
@@ -138,10 +131,7 @@ def test_refuses_a_layer_that_gives_its_keys_back() -> None:
     body = "{ mask = And(keys, true) y, nk = Attention <scale = 0.5> (q, k, v, mask) }"
     outputs = "(float[B,2,S,3] y, float[B,2,T,4] nk) <bool true = {1}>"
     assert_refuses(model(f"{head} => {outputs} {body}"), SIMPLIFY_ATTENTION_MASK, Reason.GRAPH_OUTPUT)
-    body = (
-        "{ mask = And(keys, true) x, nk = Attention <scale = 0.5> (q, k, v, mask) m = "
-        "ReduceMax(nk) y = Mul(x, m) }"
-    )
+    body = "{ mask = And(keys, true) x, nk = Attention <scale = 0.5> (q, k, v, mask) m = ReduceMax(nk) y = Mul(x, m) }"
     assert_refuses(
         model(f"{head} => (float[B,2,S,3] y) <bool true = {{1}}> {body}"),
         SIMPLIFY_ATTENTION_MASK,

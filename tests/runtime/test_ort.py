@@ -31,9 +31,7 @@ def model_of(body: str, opset: int = 18) -> ir.Model:
 
 
 ADD = "g (float[batch, seq, 4] x, int64[batch, seq] ids) => (float[batch, seq, 4] y) {\n"
-ADD += (
-    "axis = Constant<value_ints = [2]>() wide = Unsqueeze(ids, axis) f = Cast<to = 1>(wide) y = Add(x, f) }"
-)
+ADD += "axis = Constant<value_ints = [2]>() wide = Unsqueeze(ids, axis) f = Cast<to = 1>(wide) y = Add(x, f) }"
 PROFILE = "batch=1:2:4,seq=1:8:16"
 
 
@@ -150,9 +148,7 @@ def test_a_transposed_array_is_read_in_its_own_order(session: OrtSession) -> Non
 
 
 def test_a_rank_zero_input_keeps_its_rank() -> None:
-    session = OrtSession(
-        model_of("g (float[n] x, float[] k) => (float[n] y, float[] z) { y = Mul(x, k) z = Neg(k) }")
-    )
+    session = OrtSession(model_of("g (float[n] x, float[] k) => (float[n] y, float[] z) { y = Mul(x, k) z = Neg(k) }"))
     result = session(x=np.ones(2, np.float32), k=np.float32(4))
     assert result["z"].shape == () and result["z"] == -4
     np.testing.assert_array_equal(result["y"], [4, 4])
@@ -267,10 +263,7 @@ def test_a_model_that_declares_a_wrong_output_shape_still_runs() -> None:
 
 def test_an_output_that_is_an_input_or_a_constant_is_the_callers_own() -> None:
     session = OrtSession(
-        model_of(
-            "g (float[n] x) => (float[n] y, float[2] c)"
-            "<float[2] w = {1, 2}> { y = Identity(x) c = Identity(w) }"
-        ),
+        model_of("g (float[n] x) => (float[n] y, float[2] c)<float[2] w = {1, 2}> { y = Identity(x) c = Identity(w) }"),
         "n=1:2:4",
     )
     x = np.ones(2, np.float32)
@@ -279,6 +272,25 @@ def test_an_output_that_is_an_input_or_a_constant_is_the_callers_own() -> None:
     first["c"][:] = 9
     np.testing.assert_array_equal(x, [1, 1])
     np.testing.assert_array_equal(session(x=x)["c"], [1, 2])
+
+
+@pytest.mark.parametrize("profile", [None, "n=1:2:4"])
+def test_an_output_that_is_directly_an_input_is_a_copy_of_it(profile: str | None) -> None:
+    session = OrtSession(model_of("g (float[n] x) => (float[n] x, float[n] y) { y = Neg(x) }"), profile)
+    for number in range(4):
+        x = np.full(3, number, np.float32)
+        found = session(x=x)
+        x[:] = 9
+        np.testing.assert_array_equal(found["x"], np.full(3, number))
+        np.testing.assert_array_equal(found["y"], np.full(3, -number))
+
+
+def test_a_default_that_is_an_output_can_be_overridden() -> None:
+    body = "g (float[2] x, float[2] w) => (float[2] w, float[2] y) <float[2] w = {1, 2}> { y = Add(x, w) }"
+    session = OrtSession(model_of(body))
+    x = np.zeros(2, np.float32)
+    np.testing.assert_array_equal(session(x=x)["w"], [1, 2])
+    np.testing.assert_array_equal(session(x=x, w=x)["w"], [0, 0])
 
 
 def test_threads_get_their_own_results() -> None:
@@ -303,21 +315,15 @@ def test_a_session_does_not_need_torch_loaded(monkeypatch: pytest.MonkeyPatch, s
     np.testing.assert_array_equal(session(given)["y"], expected(given))
 
 
-def test_a_large_model_goes_through_a_folder_that_is_removed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_large_model_goes_through_a_folder_that_is_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(ort_load, "LARGEST_IN_MEMORY", 16)
     weights = ", ".join(["0.5"] * 400)
-    model = model_of(
-        f"g (float[n, 20] x) => (float[n, 20] y) <float[20, 20] w = {{{weights}}}> {{ y = MatMul(x, w) }}"
-    )
+    model = model_of(f"g (float[n, 20] x) => (float[n, 20] y) <float[20, 20] w = {{{weights}}}> {{ y = MatMul(x, w) }}")
     session = OrtSession(model, prepack=False)
     (folder,) = tmp_path.iterdir()
     assert (folder / "model.onnx.data").stat().st_size >= 1600
-    np.testing.assert_array_equal(
-        session(x=np.ones((1, 20), np.float32))["y"], np.full((1, 20), 10, np.float32)
-    )
+    np.testing.assert_array_equal(session(x=np.ones((1, 20), np.float32))["y"], np.full((1, 20), 10, np.float32))
     session.close()
     assert not folder.exists()
     dropped = OrtSession(model)
@@ -329,9 +335,7 @@ def test_a_large_model_goes_through_a_folder_that_is_removed(
 
 def test_external_data_is_embedded_where_it_is_small(tmp_path: Path) -> None:
     weights = ", ".join(["0.5"] * 400)
-    model = model_of(
-        f"g (float[n, 20] x) => (float[n, 20] y) <float[20, 20] w = {{{weights}}}> {{ y = MatMul(x, w) }}"
-    )
+    model = model_of(f"g (float[n, 20] x) => (float[n, 20] y) <float[20, 20] w = {{{weights}}}> {{ y = MatMul(x, w) }}")
     ir.save(model, tmp_path / "m.onnx", external_data="m.data")
     x = np.ones((1, 20), np.float32)
     for source in (tmp_path / "m.onnx", ir.load(tmp_path / "m.onnx")):
@@ -376,6 +380,15 @@ def test_a_profile_of_another_model_is_refused() -> None:
     other = Profile.parse("n=1:2:3").bind(model_of("g (float[n] x) => (float[n] y) { y = Neg(x) }"))
     with pytest.raises(ProfileError, match=r"bound to inputs x float\[n\]"):
         OrtSession(model_of(ADD), other)
+
+
+def test_a_provider_that_does_not_start_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(ort_load, "LARGEST_IN_MEMORY", 0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(ort_load, "providers_for", lambda target: ["CUDAExecutionProvider"])
+    with pytest.warns(UserWarning), pytest.raises(MissingDependencyError, match="CUDA libraries"):
+        OrtSession(model_of(ADD), target="ort-cuda")
+    assert not list(tmp_path.iterdir())
 
 
 def test_targets_choose_providers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,7 @@ from graphwright.runtime.profile import Profile
 
 def model_of(**inputs: list[int | str | None] | None) -> ir.Model:
     values = [
-        ir.Value(
-            name=name, shape=None if dims is None else ir.Shape(dims), type=ir.TensorType(ir.DataType.INT64)
-        )
+        ir.Value(name=name, shape=None if dims is None else ir.Shape(dims), type=ir.TensorType(ir.DataType.INT64))
         for name, dims in inputs.items()
     ]
     return ir.Model(ir.Graph(values, [], nodes=[], opset_imports={"": 20}), ir_version=10)
@@ -37,9 +35,7 @@ def refused(text: str, model: ir.Model = BERT) -> str:
 # Text
 
 names = st.one_of(
-    st.sampled_from(
-        ["self", "s", "encoder/x:0", "a.b", "past + seq", "x[0]", "a=1", "a,b", "a;b", '"', " a ", "1x2"]
-    ),
+    st.sampled_from(["self", "s", "encoder/x:0", "a.b", "past + seq", "x[0]", "a=1", "a,b", "a;b", '"', " a ", "1x2"]),
     st.text(string.printable, min_size=1, max_size=8),
     st.text(min_size=1, max_size=4),
 )
@@ -203,13 +199,10 @@ def test_points_hold_the_corners_and_awkward_shapes_between() -> None:
 
 
 @settings(derandomize=True, deadline=None, max_examples=100)
-@given(
-    ranges=st.lists(st.lists(st.integers(0, 300), min_size=3, max_size=3).map(sorted), min_size=3, max_size=3)
-)
+@given(ranges=st.lists(st.lists(st.integers(0, 300), min_size=3, max_size=3).map(sorted), min_size=3, max_size=3))
 def test_every_point_passes_the_check(ranges: list[list[int]]) -> None:
     text = ",".join(
-        f"{name}={':'.join(map(str, one))}"
-        for name, one in zip(("batch", "seq", "past"), ranges, strict=True)
+        f"{name}={':'.join(map(str, one))}" for name, one in zip(("batch", "seq", "past"), ranges, strict=True)
     )
     bound = Profile.parse(text).bind(CACHE)
     for shapes in bound.points():

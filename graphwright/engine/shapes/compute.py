@@ -149,14 +149,8 @@ def _matmul(node: ir.Node, known: Known) -> Shapes:
 
 def _gemm(node: ir.Node, known: Known) -> Shapes:
     first, second = known.shape(node.inputs[0]), known.shape(node.inputs[1])
-    rows = (
-        first[1 if facts.attribute(node, "transA") else 0] if first is not None and len(first) == 2 else None
-    )
-    columns = (
-        second[0 if facts.attribute(node, "transB") else 1]
-        if second is not None and len(second) == 2
-        else None
-    )
+    rows = first[1 if facts.attribute(node, "transA") else 0] if first is not None and len(first) == 2 else None
+    columns = second[0 if facts.attribute(node, "transB") else 1] if second is not None and len(second) == 2 else None
     return [(rows, columns)]
 
 

@@ -40,9 +40,7 @@ def _of_constant(node: ir.Node, known: Known) -> Dims | None:
 
 def _of_shape(node: ir.Node, known: Known) -> Dims | None:
     shape = known.shape(node.inputs[0])
-    return (
-        None if shape is None else shape[facts.attribute(node, "start") or 0 : facts.attribute(node, "end")]
-    )
+    return None if shape is None else shape[facts.attribute(node, "start") or 0 : facts.attribute(node, "end")]
 
 
 def _of_size(node: ir.Node, known: Known) -> Dims | None:
@@ -103,11 +101,7 @@ def _constant_of_shape(node: ir.Node, known: Known) -> Dims | None:
     if shape is None or fill is None or fill.dtype not in COUNTED_DTYPES:
         return None
     count = sizes.product(shape)
-    return (
-        (int(fill.numpy().reshape(-1)[0]),) * count
-        if isinstance(count, int) and count <= MOST_ELEMENTS
-        else None
-    )
+    return (int(fill.numpy().reshape(-1)[0]),) * count if isinstance(count, int) and count <= MOST_ELEMENTS else None
 
 
 def _expand(node: ir.Node, known: Known) -> Dims | None:

@@ -39,9 +39,7 @@ def _body(node: ir.Node, name: str) -> ir.Graph | None:
 
 
 def _if(node: ir.Node, walk: Walker) -> Sequence[Inferred]:
-    branches = [
-        branch for branch in (_body(node, "then_branch"), _body(node, "else_branch")) if branch is not None
-    ]
+    branches = [branch for branch in (_body(node, "then_branch"), _body(node, "else_branch")) if branch is not None]
     for branch in branches:
         walk.graph(branch)
     if len(branches) < 2:
@@ -71,15 +69,12 @@ def _scan(node: ir.Node, walk: Walker) -> Sequence[Inferred]:
     axes = facts.attribute(node, "scan_input_axes") or (0,) * count
     for index, value in enumerate(body.inputs[len(states) :]):
         given = operand(node, len(states) + index)
-        walk.learn(
-            value, walk.dtype(given), _without(walk.shape(given), axes[index] if index < len(axes) else 0)
-        )
+        walk.learn(value, walk.dtype(given), _without(walk.shape(given), axes[index] if index < len(axes) else 0))
     kept = _settled(walk, body, states, body.inputs, body.outputs)
     results = body.outputs[len(states) :]
     out_axes = facts.attribute(node, "scan_output_axes") or (0,) * len(results)
     stacked = [
-        (walk.dtype(value), _stacked(walk.shape(value), axis))
-        for value, axis in zip(results, out_axes, strict=False)
+        (walk.dtype(value), _stacked(walk.shape(value), axis)) for value, axis in zip(results, out_axes, strict=False)
     ]
     return _filled([*kept, *stacked], node)
 

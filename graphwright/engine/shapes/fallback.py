@@ -79,9 +79,7 @@ def infer_by_onnx(node: ir.Node, opsets: dict[str, int], known: Known) -> list[I
     if definition is None or version is None or any(facts.subgraphs(node)):
         return nothing
     inputs = {value.name or "": value for value in node.inputs if value is not None}
-    types = {
-        name: given for name, value in inputs.items() if (given := _type_proto(value, known)) is not None
-    }
+    types = {name: given for name, value in inputs.items() if (given := _type_proto(value, known)) is not None}
     if len(types) < len(inputs):
         return nothing
     try:
@@ -89,11 +87,7 @@ def infer_by_onnx(node: ir.Node, opsets: dict[str, int], known: Known) -> list[I
             definition,
             ir.serde.serialize_node(node),
             types,
-            {
-                name: given
-                for name, value in inputs.items()
-                if (given := _tensor_proto(value, known)) is not None
-            },
+            {name: given for name, value in inputs.items() if (given := _tensor_proto(value, known)) is not None},
             opset_imports=[onnx.helper.make_opsetid(domain, number) for domain, number in opsets.items()],
         )
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, TypeError):
@@ -109,9 +103,7 @@ def _from_type(given: onnx.TypeProto | None, names: set[sizes.Size | None]) -> I
     dtype = ir.DataType(tensor.elem_type) if tensor.elem_type else None
     if not tensor.HasField("shape"):
         return dtype, None
-    given_sizes = (
-        size.dim_value if size.HasField("dim_value") else size.dim_param for size in tensor.shape.dim
-    )
+    given_sizes = (size.dim_value if size.HasField("dim_value") else size.dim_param for size in tensor.shape.dim)
     return dtype, tuple(size if isinstance(size, int) or size in names else None for size in given_sizes)
 
 
@@ -127,12 +119,7 @@ def _tensor_proto(value: ir.Value, known: Known) -> onnx.TensorProto | None:
         tensor = facts.constant(value)
         return None if tensor is None else ir.serde.serialize_tensor(tensor)
     elements, shape, dtype = known.contents(value), known.shape(value), known.dtype(value)
-    if (
-        elements is None
-        or shape is None
-        or dtype is None
-        or not all(isinstance(each, int) for each in elements)
-    ):
+    if elements is None or shape is None or dtype is None or not all(isinstance(each, int) for each in elements):
         return None
     contents = np.asarray(elements, dtype.numpy()).reshape(() if shape == () else -1)
     return ir.serde.serialize_tensor(ir.tensor(contents))

@@ -65,12 +65,7 @@ def is_given(node: ir.Node, index: int, name: str) -> bool:
 def constant_elements(value: ir.Value) -> Dims | None:
     """Return the elements of a small integer or boolean constant."""
     contents = facts.array(value)
-    if (
-        contents is None
-        or contents.ndim > 1
-        or contents.size > MOST_ELEMENTS
-        or contents.dtype.kind not in "iub"
-    ):
+    if contents is None or contents.ndim > 1 or contents.size > MOST_ELEMENTS or contents.dtype.kind not in "iub":
         return None
     return tuple(int(number) for number in contents.reshape(-1))
 
@@ -80,11 +75,6 @@ def as_sizes(shape: ir.Shape | None) -> Dims | None:
     if shape is None:
         return None
     return tuple(sizes.canonical(size if isinstance(size, int) else size.value or None) for size in shape)
-
-
-def as_shape(dims: Dims) -> ir.Shape:
-    """Return sizes as onnx_ir writes them."""
-    return ir.Shape(dims)
 
 
 def unknown_elements(value: ir.Value, known: Known) -> Dims | None:

@@ -105,9 +105,7 @@ def _split(node: ir.Node, known: Known) -> Shapes:
 def _parts(node: ir.Node, known: Known, size: Size | None) -> Sequence[Size | None]:
     count = len(node.outputs)
     if is_given(node, 1, "split"):
-        given = (
-            fixed(node, 1, "split", known) if "split" in node.attributes else known.contents(node.inputs[1])
-        )
+        given = fixed(node, 1, "split", known) if "split" in node.attributes else known.contents(node.inputs[1])
         parts = as_dims(given)
         return parts if parts is not None and len(parts) == count else [None] * count
     if isinstance(size, int):
@@ -122,9 +120,7 @@ def _squeeze(node: ir.Node, known: Known) -> Shapes:
         return [None]
     if not is_given(node, 1, "axes"):
         # Which sizes are 1 must be known, or the rank is not.
-        return [
-            tuple(size for size in data if size != 1) if all(isinstance(size, int) for size in data) else None
-        ]
+        return [tuple(size for size in data if size != 1) if all(isinstance(size, int) for size in data) else None]
     axes = fixed(node, 1, "axes", known)
     if axes is None:
         return [None]
@@ -138,9 +134,7 @@ def _unsqueeze(node: ir.Node, known: Known) -> Shapes:
         return [None]
     rank, left = len(data) + len(axes), iter(data)
     new = {normal_axis(axis, rank) for axis in axes}
-    return (
-        [tuple(1 if axis in new else next(left) for axis in range(rank))] if len(new) == len(axes) else [None]
-    )
+    return [tuple(1 if axis in new else next(left) for axis in range(rank))] if len(new) == len(axes) else [None]
 
 
 def _reshape(node: ir.Node, known: Known) -> Shapes:
@@ -149,9 +143,7 @@ def _reshape(node: ir.Node, known: Known) -> Shapes:
         wanted = tuple(facts.attribute(node, "shape"))
     if wanted is None:
         return [None]
-    copied = (
-        () if facts.attribute(node, "allowzero") else tuple(i for i, size in enumerate(wanted) if size == 0)
-    )
+    copied = () if facts.attribute(node, "allowzero") else tuple(i for i, size in enumerate(wanted) if size == 0)
     if data is None or any(axis >= len(data) for axis in copied):
         return [tuple(None if axis in copied else size for axis, size in enumerate(as_dims(wanted) or ()))]
     result = [data[axis] if axis in copied else size for axis, size in enumerate(as_dims(wanted) or ())]

@@ -115,10 +115,6 @@ class Walk:
         self.refuted = self.refuted or _contradicts(shape, declared)
         self._contents.pop(value, None)
 
-    def know_contents(self, value: ir.Value, elements: Dims | None) -> None:
-        """Take note of what a value holds."""
-        self._contents[value] = elements
-
     def _given_shape(self, value: ir.Value) -> Dims | None:
         stored = facts.constant(value)
         if stored is not None:
@@ -155,9 +151,11 @@ class Walk:
         if rule is None:
             return infer_by_onnx(node, self._opsets, self)
         shapes = [*rule(node, self), *[None] * len(node.outputs)]
-        return [
-            (output_dtype(node, index, version, self), shapes[index]) for index in range(len(node.outputs))
-        ]
+        dtypes = [output_dtype(node, index, version, self) for index in range(len(node.outputs))]
+        if None in dtypes:
+            # The schema alone does not tell: DequantizeLinear-23 has an attribute, or its scale's type.
+            dtypes = [dtype for dtype, _ in infer_by_onnx(node, self._opsets, self)]
+        return list(zip(dtypes, shapes, strict=False))
 
     def _call(self, function: ir.Function, node: ir.Node) -> Sequence[Inferred]:
         """Walk a function's body with what is known of the arguments of one call."""
@@ -222,8 +220,7 @@ def _with_declared_names(dims: Dims | None, declared: ir.Shape | None) -> Dims |
         return dims
     pairs = zip(dims, declared, strict=True)
     return tuple(
-        size if isinstance(own, int) or not own.value or _is_made_up(own.value) else own.value
-        for size, own in pairs
+        size if isinstance(own, int) or not own.value or _is_made_up(own.value) else own.value for size, own in pairs
     )
 
 
@@ -232,11 +229,7 @@ def _write(value: ir.Value, dtype: ir.DataType | None, dims: Dims | None) -> boo
     if value.type is None and dtype is not None:
         value.type = ir.TensorType(dtype)
         changed = True
-    before = (
-        None
-        if value.shape is None
-        else [size if isinstance(size, int) else size.value for size in value.shape]
-    )
+    before = None if value.shape is None else [size if isinstance(size, int) else size.value for size in value.shape]
     if dims is None or before == list(dims) or not _is_tensor(value):
         return changed
     value.shape = ir.Shape(dims)

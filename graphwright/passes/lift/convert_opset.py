@@ -152,11 +152,7 @@ def _node_refusal(model: ir.Model, node: ir.Node, opset: int, target: int) -> st
     stray = sorted(set(node.attributes) - attributes)
     if stray:
         return f"opset {target} has no attribute {stray[0]}"
-    return (
-        f"{len(node.inputs)} inputs, at most {most_inputs} allowed"
-        if len(node.inputs) > most_inputs
-        else None
-    )
+    return f"{len(node.inputs)} inputs, at most {most_inputs} allowed" if len(node.inputs) > most_inputs else None
 
 
 @cache
@@ -254,9 +250,7 @@ def _refuse_overhang(node: ir.Node) -> str | None:
 def _refuse_counted_overhang(node: ir.Node) -> str | None:
     reason = _refuse_reference("ceil_mode", "count_include_pad")(node)
     both = node.attributes.get_int("ceil_mode", 0) and node.attributes.get_int("count_include_pad", 0)
-    return reason or (
-        "ceil_mode with count_include_pad; opset 19 counts the padding differently" if both else None
-    )
+    return reason or ("ceil_mode with count_include_pad; opset 19 counts the padding differently" if both else None)
 
 
 def _refuse_without_kernel(node: ir.Node) -> str | None:

@@ -108,6 +108,4 @@ def _replace(node: ir.Node, kept: ir.Node, graph: ir.Graph) -> None:
     graph.remove(node, safe=True)
 
 
-ELIMINATE_COMMON_SUBEXPRESSIONS = FunctionPass(
-    "eliminate-common-subexpressions", eliminate_common_subexpressions
-)
+ELIMINATE_COMMON_SUBEXPRESSIONS = FunctionPass("eliminate-common-subexpressions", eliminate_common_subexpressions)

@@ -75,14 +75,10 @@ def _tiled(node: ir.Node, inputs: Arrays) -> int:
 # Operators that are computed, and the number of elements that their result has at most: it is asked before
 # anything is computed, since a small file may describe a huge tensor.
 RESULT_SIZE: dict[str, Callable[[ir.Node, Arrays], int]] = {
-    **dict.fromkeys(
-        ("Cast", "Flatten", "Reshape", "Slice", "Squeeze", "Transpose", "Trilu", "Unsqueeze"), _first
-    ),
+    **dict.fromkeys(("Cast", "Flatten", "Reshape", "Slice", "Squeeze", "Transpose", "Trilu", "Unsqueeze"), _first),
     **dict.fromkeys(("Abs", "Ceil", "Floor", "Identity", "Neg", "Not", "Reciprocal", "Sqrt"), _first),
     **dict.fromkeys(("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum"), _first),
-    **dict.fromkeys(
-        ("Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"), _broadcast
-    ),
+    **dict.fromkeys(("Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"), _broadcast),
     **dict.fromkeys(("Max", "Min", "Mod", "Mul", "Or", "Sub", "Where", "Xor"), _broadcast),
     "Concat": _together,
     "ConstantOfShape": _filled,
@@ -240,11 +236,7 @@ def _is_exact_cast(contents: np.ndarray, to: ir.DataType) -> bool:
     target = to.numpy()
     if target.kind not in "iu" or contents.dtype.kind == "b":
         # Some runtimes round a wider number to float32 first.
-        return (
-            target.itemsize > 2
-            or target.kind == "b"
-            or (contents.dtype.kind == "f" and contents.itemsize <= 4)
-        )
+        return target.itemsize > 2 or target.kind == "b" or (contents.dtype.kind == "f" and contents.itemsize <= 4)
     limits = np.iinfo(target)
     inside = np.isfinite(contents) & (contents > limits.min - 1) & (contents < limits.max)
     return bool(np.all(inside | (contents == limits.max) & (contents.dtype.kind in "iu")))

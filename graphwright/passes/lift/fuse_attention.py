@@ -155,9 +155,7 @@ def _product_of(scales: dict[str, ir.Value]) -> float:
         if number is not None:
             require_no_new_axes(value)
             fits = 0 < number < math.inf
-            require(
-                fits, Reason.CONSTANT, f"the scale {value.name} is {number}; needs a finite one above zero"
-            )
+            require(fits, Reason.CONSTANT, f"the scale {value.name} is {number}; needs a finite one above zero")
             scale = scale * number if name.startswith("times_") else scale / number
     return scale
 

@@ -55,9 +55,7 @@ def scale_and_bias(
     return total
 
 
-def scale_alone(
-    op: PatternOps, x: Var, scale: Var, epsilon: Var, mean_axes: Var, variance_axes: Var
-) -> Checked:
+def scale_alone(op: PatternOps, x: Var, scale: Var, epsilon: Var, mean_axes: Var, variance_axes: Var) -> Checked:
     scaled = _scaled(op, x, scale, epsilon, mean_axes, variance_axes)
     return op.check(scaled, "no bias added to it: the pattern with a bias takes both", _has_no_bias)
 

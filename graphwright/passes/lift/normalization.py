@@ -83,9 +83,7 @@ def epsilon_of(value: ir.Value, x: ir.Value) -> float:
     assert number is not None
     fits = (facts.rank(value) or 0) <= (facts.rank(x) or 0)
     require(fits, Reason.RANK, f"{facts.describe(value)} adds axes to {facts.describe(x)}")
-    require(
-        math.isfinite(number) and number >= 0, Reason.CONSTANT, f"{value.name} is {number}; needed 0 or more"
-    )
+    require(math.isfinite(number) and number >= 0, Reason.CONSTANT, f"{value.name} is {number}; needed 0 or more")
     return number
 
 
@@ -99,7 +97,5 @@ def require_dtype(x: ir.Value, casts: int, narrowed_to: int | None) -> None:
         require(x.dtype in FLOATS, Reason.DTYPE, f"{facts.describe(x)}; takes float16, bfloat16 and float32")
         return
     same = x.dtype in HALVES and narrowed_to == x.dtype
-    detail = (
-        f"{facts.describe(x)}, normalized in float32, is cast to {narrowed_to}, not back to its half type"
-    )
+    detail = f"{facts.describe(x)}, normalized in float32, is cast to {narrowed_to}, not back to its half type"
     require(same, Reason.DTYPE, detail)

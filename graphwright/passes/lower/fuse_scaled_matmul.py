@@ -48,9 +48,7 @@ def fused(
     swapped: ir.Value | None,
     perm: tuple[int, ...] | None,
 ) -> ir.Value:
-    require(
-        a.dtype == ir.DataType.FLOAT, Reason.DTYPE, f"{a.name} is {a.dtype}; FusedMatMul runs in float32 here"
-    )
+    require(a.dtype == ir.DataType.FLOAT, Reason.DTYPE, f"{a.name} is {a.dtype}; FusedMatMul runs in float32 here")
     if swapped is not None:
         count = len(perm or ())
         swap = (*range(count - 2), count - 1, count - 2)
@@ -61,9 +59,7 @@ def fused(
         )
     if times is not None:
         fits = (facts.rank(times) or 0) <= (facts.rank(product) or 0)
-        require(
-            fits, Reason.RANK, f"{facts.describe(times)} may have more axes than {facts.describe(product)}"
-        )
+        require(fits, Reason.RANK, f"{facts.describe(times)} may have more axes than {facts.describe(product)}")
     result: ir.Value = op.FusedMatMul(
         a, b, alpha=facts.scalar(times), transB=None if swapped is None else 1, _domain="com.microsoft"
     )

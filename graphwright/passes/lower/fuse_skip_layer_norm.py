@@ -34,9 +34,7 @@ def post_norm_of_bias(op: PatternOps, x: Var, skip: Var, bias: Var, scale: Var, 
     return _norm(op, op.Add(op.Add(x, bias), skip), scale, shift)
 
 
-def pre_norm_of_bias(
-    op: PatternOps, x: Var, skip: Var, bias: Var, scale: Var, shift: Var
-) -> tuple[Op, Named]:
+def pre_norm_of_bias(op: PatternOps, x: Var, skip: Var, bias: Var, scale: Var, shift: Var) -> tuple[Op, Named]:
     total = op.Add(op.Add(x, bias), skip)
     return _norm(op, total, scale, shift), op.named("total", total)
 
@@ -72,9 +70,7 @@ def skip_layer_norm(
     _require_same_shape(x, skip)
     size = facts.static_dim(x, -1)
     for vector in (scale, shift, bias):
-        fits = vector is None or (
-            facts.rank(vector) == 1 and size is not None and facts.static_dim(vector, 0) == size
-        )
+        fits = vector is None or (facts.rank(vector) == 1 and size is not None and facts.static_dim(vector, 0) == size)
         require(fits, Reason.SHAPE, f"{facts.describe(vector)}; needs [{size or 'a known size'}]")
     if bias is not None:
         require(facts.constant(bias) is not None, Reason.CONSTANT, f"{bias.name} is no constant, so no bias")
@@ -82,9 +78,7 @@ def skip_layer_norm(
     if total is None:
         y: ir.Value = op.SkipLayerNormalization(*inputs, epsilon=epsilon, _domain="com.microsoft")
         return y
-    y, mean, deviation, total = op.SkipLayerNormalization(
-        *inputs, epsilon=epsilon, _domain="com.microsoft", _outputs=4
-    )
+    y, mean, deviation, total = op.SkipLayerNormalization(*inputs, epsilon=epsilon, _domain="com.microsoft", _outputs=4)
     mean.name = deviation.name = ""  # the CPU provider does not compute these two
     return y, total
 

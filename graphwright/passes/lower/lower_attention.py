@@ -35,9 +35,7 @@ from graphwright.passes.attention import require_four_axes, require_mask_as_long
 FLOATS = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE}
 
 
-def attention(
-    op: PatternOps, q: Var, k: Var, v: Var, full: Var | None = None, small: Var | None = None
-) -> Op:
+def attention(op: PatternOps, q: Var, k: Var, v: Var, full: Var | None = None, small: Var | None = None) -> Op:
     expanded = op.named("full", op.keep(op.Expand(small, op.var("_lengths"))))
     node: Op = op.Attention(
         q,
@@ -96,9 +94,7 @@ def _number(op: Builder, like: ir.Value, number: float) -> ir.Value:
 
 def _default_scale(q: ir.Value) -> float:
     size = facts.static_dim(q, 3)
-    require(
-        size is not None, Reason.UNKNOWN, f"no scale is given and {facts.describe(q)} has no known head size"
-    )
+    require(size is not None, Reason.UNKNOWN, f"no scale is given and {facts.describe(q)} has no known head size")
     return 1 / math.sqrt(size or 1)
 
 

@@ -26,9 +26,7 @@ def two_transposes(op: PatternOps, x: Var) -> Op:
     return node
 
 
-def one_transpose(
-    op: Builder, x: ir.Value, first: tuple[int, ...] | None, second: tuple[int, ...] | None
-) -> ir.Value:
+def one_transpose(op: Builder, x: ir.Value, first: tuple[int, ...] | None, second: tuple[int, ...] | None) -> ir.Value:
     given = first is not None and second is not None
     require(given, Reason.ATTRIBUTE, f"the permutations are {first} and {second}; needs both")
     assert first is not None and second is not None

@@ -22,9 +22,7 @@ from graphwright.engine.rewrite import Builder, Reason, Rule, require
 from graphwright.engine.weights import concatenated
 
 
-def with_biases(
-    op: PatternOps, x: Var, w1: Var, w2: Var, w3: Var, b1: Var, b2: Var, b3: Var
-) -> tuple[Op, Op, Op]:
+def with_biases(op: PatternOps, x: Var, w1: Var, w2: Var, w3: Var, b1: Var, b2: Var, b3: Var) -> tuple[Op, Op, Op]:
     return op.Add(op.MatMul(x, w1), b1), op.Add(op.MatMul(x, w2), b2), op.Add(op.MatMul(x, w3), b3)
 
 
