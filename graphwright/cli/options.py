@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[str, typer.Argument(help="An .onnx file, an artifact's folder or a saved Hugging Face folder.")]
-Folder = Annotated[Path, typer.Argument(help="An artifact's folder.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="An .onnx file, an artifact's folder or a saved Hugging Face folder.")
+]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="An artifact's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 FAILURE_FOLDER = Path("graphwright-failure")
 FailureFolder = Annotated[Path, typer.Option("--failure-dir", help="Where a failed check leaves its case.")]
