@@ -26,6 +26,7 @@ from graphwright.runtime.bound import BoundProfile
 from graphwright.runtime.ort import OrtSession
 from graphwright.runtime.reference import Reference
 from graphwright.runtime.signature import inputs_of
+from graphwright.runtime.time_limit import CHECKED_RUN
 
 Arrays = Mapping[str, np.ndarray]
 Call = Callable[[Arrays], Mapping[str, np.ndarray]]
@@ -197,7 +198,7 @@ def runner(source: Source, original: Path | None = None) -> Call:
         return _guarded(source.reference)
     if original is not None:
         free = BoundProfile(inputs_of(source.model), ({},))
-        return OrtSession(original, free, optimize=False, prepack=False)
+        return OrtSession(original, free, optimize=False, prepack=False, seconds=CHECKED_RUN)
     return Reference(source.model, threads=None)
 
 

@@ -34,6 +34,7 @@ from graphwright.runtime.ort import OrtSession
 from graphwright.runtime.ort_load import LARGEST_IN_MEMORY, NEWEST_IR_VERSION
 from graphwright.runtime.providers import has_provider_for
 from graphwright.runtime.reference import Reference, evaluate
+from graphwright.runtime.time_limit import CHECKED_RUN
 
 # Comparing after each pass is for finding faults: the first shapes will do.
 _EACH_POINTS = 2
@@ -163,7 +164,7 @@ class Compilation:
         sessions: list[OrtSession] = []
 
         def result() -> OrtSession:
-            opened = OrtSession(path or model, self.profile, target=target, prepack=path is None)
+            opened = OrtSession(path or model, self.profile, target=target, prepack=path is None, seconds=CHECKED_RUN)
             sessions.append(opened)
             return opened
 
@@ -179,6 +180,8 @@ class Compilation:
         )
         if checked.differences:
             self._fail(model, checked)
+        for session in sessions:
+            session.seconds = None
         is_own = path is None and target == self.settings.target
         return checked, sessions[0] if is_own else None
 

@@ -20,6 +20,7 @@ from graphwright.runtime.memory import Pool
 from graphwright.runtime.ort_load import ORT_ERRORS, Options, clean, load, ports, remove
 from graphwright.runtime.profile import Profile
 from graphwright.runtime.signature import Port
+from graphwright.runtime.time_limit import run_within
 
 Shape = tuple[int, ...]
 
@@ -40,6 +41,7 @@ class OrtSession:
     Outputs lie in buffers that are allocated once, at the profile's maximum. An output belongs to the caller:
     its buffer serves another call only when the caller has dropped it and all views of it. An output whose
     size does not follow from the request is allocated by ONNX Runtime. One that is an input itself is a copy.
+    ``seconds``, which may be set later too, limits the time of one run on the CPU (``runtime.time_limit``).
 
     Raises:
         LoadError: ONNX Runtime refuses the model.
@@ -65,7 +67,9 @@ class OrtSession:
         threads: int | None = None,
         optimize: bool = True,
         prepack: bool = True,
+        seconds: float | None = None,
     ) -> None:
+        self.seconds = seconds
         self._session, folder = load(model, Options(threads, optimize, prepack), target)
         self._remove_folder = weakref.finalize(self, remove, folder)
         inputs = (
@@ -145,7 +149,7 @@ class OrtSession:
         kept = [self._bind_input(binding, name, value) for name, value in request.items()]
         arrays = [_lend(binding, *output) for output in zip(self.outputs, self._pools, plan.outputs, strict=True)]
         try:
-            self._session.run_with_iobinding(binding)
+            run_within(self.seconds, lambda options: self._session.run_with_iobinding(binding, options))
         except ORT_ERRORS as error:
             if all(shape is None for shape in plan.outputs):
                 raise _refused(error) from error
@@ -186,7 +190,7 @@ class OrtSession:
             dtype = self._dtypes[name]
             feeds[name] = value if dtype == ir.DataType.UNDEFINED else tensors.to_storage(name, value, dtype)
         try:
-            values = self._session.run(None, feeds)
+            values = run_within(self.seconds, lambda options: self._session.run(None, feeds, options))
         except ORT_ERRORS as error:
             raise _refused(error) from error
         return {

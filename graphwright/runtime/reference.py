@@ -18,6 +18,7 @@ from graphwright.runtime.double import FLOATS, obstacle, to_double
 from graphwright.runtime.ort import OrtSession
 from graphwright.runtime.ort_load import to_proto
 from graphwright.runtime.signature import inputs_of
+from graphwright.runtime.time_limit import CHECKED_RUN
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -83,11 +84,16 @@ class Reference:
 
     def _start(self) -> None:
         try:
-            self._session = OrtSession(self.model, self.profile, threads=self.threads, optimize=False, prepack=False)
+            self._session = OrtSession(
+                self.model, self.profile, threads=self.threads, optimize=False, prepack=False, seconds=CHECKED_RUN
+            )
         except LoadError as error:
             self._evaluator = self._start_evaluator(error.found)
 
     def _start_evaluator(self, why_not_ort: str) -> ReferenceEvaluator:
+        if any(node.op_type == "Loop" for node in self.model.graph.all_nodes()):
+            found = f"a Loop, which onnx.reference cannot be stopped in (ONNX Runtime: {why_not_ort})"
+            raise VerificationError(self.where, found, needed="a model that ONNX Runtime runs")
         try:
             return ReferenceEvaluator(to_proto(self.model), new_ops=[Erf, Gelu])
         except _EVALUATOR_ERRORS as error:
