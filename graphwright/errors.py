@@ -15,6 +15,7 @@
     └── CheckError              1  a check that failed
         ├── StructureError      1  a pass left a graph that is not valid
         └── VerificationError   1  numbers differ from the source model's
+            └── TimeLimitError  1  a run of a model that is checked did not end in time
 """
 
 
@@ -102,3 +103,7 @@ class StructureError(CheckError):
 
 class VerificationError(CheckError):
     """Numbers differ from those of the source model."""
+
+
+class TimeLimitError(VerificationError):
+    """A run of a model that is being checked did not end in time."""

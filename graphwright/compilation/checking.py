@@ -19,7 +19,7 @@ from graphwright.engine.compare import Difference, compare
 from graphwright.engine.sample import sample_inputs
 from graphwright.engine.verification import Verification as Comparison
 from graphwright.engine.verification import sizes_text
-from graphwright.errors import GraphwrightError, RequestError, VerificationError
+from graphwright.errors import GraphwrightError, RequestError, TimeLimitError, VerificationError
 from graphwright.frontends import Source
 from graphwright.report import VerifiedPoint
 from graphwright.runtime.bound import BoundProfile
@@ -127,6 +127,8 @@ class _Comparison:
         """
         try:
             wanted = expected()
+        except TimeLimitError:
+            raise
         except GraphwrightError as error:
             if not self.may_skip:
                 raise

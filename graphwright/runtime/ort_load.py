@@ -102,7 +102,9 @@ def load(
         session = ort.InferenceSession(source, options.to_ort(), providers=providers)
     except ORT_ERRORS as error:
         remove(folder)
-        raise LoadError(where, clean(error), needed="a model that ONNX Runtime can load") from error
+        is_kernel = "NOT_IMPLEMENTED" in str(error)
+        hint = f"{providers[0]} lacks a kernel; float32 has the most" if is_kernel else ""
+        raise LoadError(where, clean(error), needed="a model that ONNX Runtime can load", hint=hint) from error
     if session.get_providers()[0] != providers[0]:
         # ONNX Runtime goes on with the CPU when CUDA's libraries are not there.
         remove(folder)

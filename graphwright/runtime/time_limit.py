@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import onnxruntime as ort
 
-from graphwright.errors import VerificationError
+from graphwright.errors import TimeLimitError
 from graphwright.runtime.ort_load import ORT_ERRORS
 
 # One run of a model that is being checked may take this long, in seconds.
@@ -21,7 +21,7 @@ def run_within(seconds: float | None, run: Callable[[ort.RunOptions | None], Res
     Without a limit there are no options: they would cost some 30 us a call.
 
     Raises:
-        VerificationError: the time was over.
+        TimeLimitError: the time was over.
     """
     if seconds is None:
         return run(None)
@@ -36,6 +36,6 @@ def run_within(seconds: float | None, run: Callable[[ort.RunOptions | None], Res
             raise
         found = f"no end of a run after {seconds:g} s"
         hint = "a smaller profile, or verify='off' for a model you trust"
-        raise VerificationError("run in ONNX Runtime", found, needed="a model that ends", hint=hint) from error
+        raise TimeLimitError("run in ONNX Runtime", found, needed="a model that ends", hint=hint) from error
     finally:
         timer.cancel()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from graphwright.errors import VerificationError
+from graphwright.errors import TimeLimitError, VerificationError
 from graphwright.runtime.ort import OrtSession
 from graphwright.runtime.reference import Reference
 from graphwright.testing import model
@@ -17,7 +17,7 @@ X = {"x": np.ones(2, np.float32)}
 
 
 def test_an_endless_run_is_ended() -> None:
-    with pytest.raises(VerificationError, match=r"no end of a run after 0\.5 s"):
+    with pytest.raises(TimeLimitError, match=r"no end of a run after 0\.5 s"):
         OrtSession(model(ENDLESS), seconds=0.5)(X)
 
 
