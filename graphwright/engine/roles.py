@@ -116,10 +116,16 @@ def _note(role: Role, node: ir.Node, index: int, added: int) -> None:
         return
     elif (node.op_type, index) in _SIZES:
         role.kinds.add(Kind.SIZE)
-    elif (node.op_type, index) in _POSITIVE:
+    elif (node.op_type, index) in _POSITIVE or _is_integer_divisor(node, index):
         role.kinds.add(Kind.POSITIVE)
     elif _is_mask_use(node, index):
         role.kinds.add(Kind.MASK)
+
+
+def _is_integer_divisor(node: ir.Node, index: int) -> bool:
+    divisor = node.inputs[index]
+    is_divisor = node.op_type in ("Div", "Mod") and index == 1
+    return is_divisor and divisor is not None and divisor.dtype is not None and divisor.dtype.is_integer()
 
 
 def _is_mask_use(node: ir.Node, index: int) -> bool:

@@ -166,7 +166,7 @@ def _integers(
         return rng.integers(0, _extent(value, role, sizes), shape)
     if role.kind is Kind.MASK:
         return _mask(shape, rng)
-    if role.kind is Kind.SIZE:
+    if role.kind in (Kind.SIZE, Kind.POSITIVE):
         return rng.integers(1, _SMALL, shape)
     if not shape:
         raise _refusal(value, "a single integer whose use says nothing of its range")

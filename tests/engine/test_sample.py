@@ -120,6 +120,13 @@ def test_sizes_are_small_and_positive() -> None:
     assert 1 <= sizes.min() <= sizes.max() <= 4
 
 
+def test_integers_that_divide_are_never_zero_and_floats_that_do_keep_their_signs() -> None:
+    text = "g (int64[99] a, int64[99] b, float[99] c, float[99] d) => (y, z, w) {y = Div(a, b) z = Mod(a, b) w = Div(c, d)}"
+    inputs = draw(text)
+    assert inputs["b"].min() >= 1 and inputs["a"].min() < 0
+    assert inputs["d"].min() < 0 < inputs["d"].max()
+
+
 def test_names_mean_nothing() -> None:
     body = "(float[9, 4] t, int64[N] {name}) => (y) {{y = Gather(t, {name})}}"
     drawn = [draw("g " + body.format(name=name), N=50)[name] for name in ("attention_mask", "q")]
