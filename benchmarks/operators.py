@@ -9,12 +9,9 @@ the spinning threads of one session would slow the next.
 
 import argparse
 import json
-import platform
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 
 import numpy as np
 import onnx
@@ -23,7 +20,7 @@ from onnx import NodeProto, TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 from onnx.numpy_helper import from_array
 
-from graphwright.bench import measure
+from graphwright.bench import circumstances, measure
 from graphwright.report import Latency
 
 MICROSOFT = "com.microsoft"
@@ -146,9 +143,7 @@ def main() -> None:
         return
     result = {
         "benchmark": "operators",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"processor": platform.processor() or platform.machine(), "threads": options.threads},
-        "versions": {name: version(name) for name in ("onnxruntime", "onnx")},
+        **circumstances(options.threads, ("onnxruntime", "onnx")),
         "milliseconds": [vars(each) for each in found],
     }
     print(json.dumps(result, indent=2))

@@ -48,7 +48,7 @@ def random_inputs(batch: int, length: int, *, ragged: bool = False) -> dict[str,
     random = np.random.default_rng(batch * length)
     mask = np.ones((batch, length), np.int64)
     for row in range(1, batch if ragged else 1):
-        mask[row, random.integers(16, length + 1) :] = 0
+        mask[row, random.integers(min(16, length), length + 1) :] = 0
     ids = random.integers(1000, 30000, (batch, length)) * mask
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
 

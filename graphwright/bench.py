@@ -1,16 +1,23 @@
 """Latency, measured so that contenders can be compared: runs interleaved, medians with their spread.
 
-Contenders take turns within each round and the order turns with the rounds, so that a machine that heats up
-or is shared slows all of them alike.
+Contenders take turns within each round and the order turns with the rounds, so that a machine that heats up or is
+shared slows all of them alike. Each turn waits until the idle threads of the one before have stopped spinning, and
+begins with a call that is not timed.
 """
 
+import os
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from graphwright import __version__
 from graphwright.artifact import Artifact
 from graphwright.engine.sample import sample_inputs
 from graphwright.errors import UsageError
@@ -26,6 +33,8 @@ Call = Callable[[], object]
 # A round of very quick calls is repeated until it takes this long, so that the clock's own cost does not
 # count.
 _SHORTEST = 0.0005
+# The pause before each turn, in seconds: ONNX Runtime's idle threads spin for more than 20 ms and less than 100 ms.
+_PAUSE = 0.1
 _CORNERS: tuple[Which, ...] = ("min", "opt", "max")
 
 
@@ -37,6 +46,7 @@ def measure(
     warmup: int = 5,
     seconds: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    pause: float = _PAUSE,
 ) -> list[Latency]:
     """Time calls against each other; ``seconds`` ends the rounds early, after three at least.
 
@@ -55,10 +65,31 @@ def measure(
     started = clock()
     for turn in range(runs):
         for name in _turned(names, turn):
-            times[name].append(_time(contenders[name], repeats[name], clock))
+            times[name].append(_take_turn(contenders[name], repeats[name], clock, pause))
         if seconds is not None and turn >= 2 and clock() - started > seconds:
             break
     return [_summary(shape, name, times[name]) for name in names]
+
+
+def circumstances(threads: int, packages: Sequence[str]) -> dict[str, Any]:
+    """Return what a figure must be published with: the date, the machine, the threads and the versions.
+
+    Example:
+        >>> sorted(circumstances(2, ["numpy"]))
+        ['date', 'machine', 'threads', 'versions']
+    """
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+        names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        processor = next(names, processor)
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": f"{processor}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
+        "threads": threads,
+        "versions": {"graphwright": __version__, **{name: version(name) for name in packages}},
+    }
 
 
 def _turned(names: Sequence[str], turn: int) -> list[str]:
@@ -70,6 +101,12 @@ def _repeats(call: Call, warmup: int, clock: Callable[[], float]) -> int:
     for _ in range(max(warmup, 1)):
         took = _time(call, 1, clock)
     return max(1, round(_SHORTEST / took)) if 0 < took < _SHORTEST else 1
+
+
+def _take_turn(call: Call, repeats: int, clock: Callable[[], float], pause: float) -> float:
+    time.sleep(pause)
+    call()
+    return _time(call, repeats, clock)
 
 
 def _time(call: Call, repeats: int, clock: Callable[[], float]) -> float:

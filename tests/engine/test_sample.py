@@ -121,10 +121,11 @@ def test_sizes_are_small_and_positive() -> None:
 
 
 def test_integers_that_divide_are_never_zero_and_floats_that_do_keep_their_signs() -> None:
-    text = "g (int64[99] a, int64[99] b, float[99] c, float[99] d) => (y, z, w) {y = Div(a, b) z = Mod(a, b) w = Div(c, d)}"
-    inputs = draw(text)
-    assert inputs["b"].min() >= 1 and inputs["a"].min() < 0
-    assert inputs["d"].min() < 0 < inputs["d"].max()
+    inputs = "int64[99] a, int64[99] b, float[99] c, float[99] d"
+    text = f"g ({inputs}) => (y, z, w) {{y = Div(a, b) z = Mod(a, b) w = Div(c, d)}}"
+    drawn = draw(text)
+    assert drawn["b"].min() >= 1 and drawn["a"].min() < 0
+    assert drawn["d"].min() < 0 < drawn["d"].max()
 
 
 def test_names_mean_nothing() -> None:
