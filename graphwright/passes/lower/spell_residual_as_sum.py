@@ -6,7 +6,7 @@ Before:                                          After:
                +---- total                                      +---- total
 
 ONNX Runtime fuses ``Add`` and ``LayerNormalization`` into ``SkipLayerNormalization`` by itself, whose CPU kernel (1.31)
-takes three to five times as long as the two at every shape that was measured (docs/design/0004-ort-cpu-defaults.md). It
+takes two to five times as long as the two at every shape that was measured (docs/design/0004-ort-cpu-defaults.md). It
 does not look at ``Sum``, which adds the same two numbers.
 
 Shapes:    x and skip [...] of the same shape, which may be dynamic.

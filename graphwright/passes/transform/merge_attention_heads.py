@@ -9,7 +9,7 @@ Before:                                                                       Af
                                                                                            y [B,S,H*E]
 
 Attention takes either form. The one of three axes saves eight nodes a layer, and ONNX Runtime's CPU kernel (1.31) reads
-it with strides instead of copies, which is faster by a tenth to a third (docs/design/0004-ort-cpu-defaults.md).
+it with strides instead of copies, in 0.6 to 0.9 of the time (docs/design/0004-ort-cpu-defaults.md).
 
 Shapes:    as drawn; H, K, D and E static, B, S and T may be dynamic.
 Dtypes:    those of Attention-24.
