@@ -101,14 +101,14 @@ class Builder:
         node.name = self._fresh(node.op_type)
         for index, value in enumerate(node.outputs):
             value.name = self._fresh(f"{node.op_type}_out{index}")
-        infer_types(node, self._opsets)
+        _infer_types(node, self._opsets)
         self.nodes.append(node)
 
     def _fresh(self, name: str) -> str:
         return self._names.fresh(f"{self._prefix}/{name}")
 
 
-def infer_types(node: ir.Node, opsets: dict[str, int]) -> None:
+def _infer_types(node: ir.Node, opsets: dict[str, int]) -> None:
     """Set dtype and shape of a node's outputs by ONNX's own inference, as far as it knows them."""
     version = opsets.get(node.domain)
     definition = facts.schema(node.domain, node.op_type, version)

@@ -31,7 +31,6 @@ class Reason(Enum):
     GRAPH_OUTPUT = "an interior value is an output of its graph"
     ORDER = "no place in the graph lies behind all inputs and before all users"
     OUTPUT_TYPE = "the replacement would change an output's dtype or shape"
-    COST = "known to be no gain here"
 
 
 @dataclass(frozen=True)

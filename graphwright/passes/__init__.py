@@ -57,8 +57,8 @@ LOWER: tuple[Pass, ...] = (
 _LIFTED = tuple(each.name for each in LIFT)
 
 # What each target's default pipeline runs: a pass that is not known to gain on the target is not in its list.
-# ort-cpu: measured (benchmarks/, docs/design/0004). ort-cuda: not measured yet, so only what ONNX Runtime lacks a
-# fusion for. onnx: no masks of [B,1,1,T], which ONNX Runtime's own Attention does not take.
+# ort-cpu: measured (benchmarks/, docs/design/0004). ort-cuda: not measured yet, so only the operators that ONNX Runtime
+# would choose there itself. onnx: standard operators only.
 DEFAULTS: dict[str, tuple[str, ...]] = {
     "onnx": (*_LIFTED, "merge-attention-heads"),
     "ort-cpu": (
