@@ -44,6 +44,7 @@ class Builder:
     def __init__(self, names: Names, prefix: str, opsets: dict[str, int], *, inline_constants: bool = False) -> None:
         self.nodes: list[ir.Node] = []
         self.constants: list[ir.Value] = []
+        self.functions: dict[ir.OperatorIdentifier, ir.Function] = {}
         self._names = names
         self._prefix = prefix
         self._opsets = opsets
@@ -63,6 +64,28 @@ class Builder:
             return node.outputs[0] if _outputs == 1 else tuple(node.outputs)
 
         return make
+
+    @property
+    def opset(self) -> int:
+        """The version of ONNX's own operators that the graph is written in."""
+        return self._opsets.get("", 0)
+
+    def call(self, function: ir.Function, *inputs: Given, **attributes: Any) -> tuple[ir.Value, ...]:
+        """Return the outputs of a node that calls a function, which becomes one of the model's own.
+
+        What the outputs are is not inferred: the caller sets their types and shapes.
+        """
+        node = ir.node(
+            function.name,
+            [self._as_value(given, None) for given in inputs],
+            attributes=attributes,
+            domain=function.domain,
+            overload=function.overload,
+            num_outputs=len(function.outputs),
+        )
+        self._finish(node)
+        self.functions[function.identifier()] = function
+        return tuple(node.outputs)
 
     def copy(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> ir.Value:
         """Return the first output of a node like the given one, attributes and all, with other inputs."""

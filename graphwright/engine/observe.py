@@ -82,6 +82,7 @@ class Replacement:
     new_constants: tuple[ir.Value, ...]
     old_outputs: tuple[ir.Value, ...]
     new_outputs: tuple[ir.Value, ...]
+    new_functions: tuple[ir.Function, ...] = ()
 
 
 @dataclass(frozen=True)

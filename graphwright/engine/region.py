@@ -98,8 +98,9 @@ def region_models(replacement: Replacement, model: ir.Model, *, in_context: bool
     inputs = list(dict.fromkeys((*old.inputs, *new.inputs)))
     names = [value.name or f"output_{index}" for index, value in enumerate(replacement.old_outputs)]
     imports = _imports(replacement.old_nodes, model)
-    before = _model(old, inputs, replacement.old_outputs, names, imports, model)
-    after = _model(new, inputs, replacement.new_outputs, names, imports, model)
+    functions = {**{each.identifier(): each for each in replacement.new_functions}, **model.functions}
+    before = _model(old, inputs, replacement.old_outputs, names, imports, model.ir_version, functions.values())
+    after = _model(new, inputs, replacement.new_outputs, names, imports, model.ir_version, functions.values())
     for made in (before, after):
         for value, twin in zip(made.graph.outputs, replacement.old_outputs, strict=True):
             value.type = twin.type
@@ -118,7 +119,8 @@ def _model(
     outputs: Sequence[ir.Value],
     names: Sequence[str],
     imports: dict[str, int],
-    host: ir.Model,
+    ir_version: int,
+    functions: Iterable[ir.Function],
 ) -> ir.Model:
     referring = next((node for node in closure.nodes if any(each.is_ref() for each in node.attributes.values())), None)
     if referring is not None:
@@ -131,8 +133,7 @@ def _model(
     view = ir.GraphView(inputs, outputs, nodes=closure.nodes, initializers=shared, opset_imports=imports, name="region")
     graph = view.clone()
     _name_outputs(graph, names)
-    functions = [function.clone() for function in host.functions.values()]
-    return ir.Model(graph, ir_version=host.ir_version, functions=functions)
+    return ir.Model(graph, ir_version=ir_version, functions=[function.clone() for function in functions])
 
 
 def _name_outputs(graph: ir.Graph, names: Sequence[str]) -> None:

@@ -159,6 +159,7 @@ class _Sweep:
             tuple(builder.constants),
             match.outputs,
             outputs,
+            tuple(builder.functions.values()),
         )
         for observer in run.observers:
             observer.before_commit(application, replacement, run.model)
@@ -178,6 +179,9 @@ class _Sweep:
             self.opsets.setdefault(node.domain, 1)
         for value in builder.constants:
             self.graph.register_initializer(value)
+        for identifier, function in builder.functions.items():
+            self.run.model.functions.setdefault(identifier, function)
+            self.run.model.opset_imports.setdefault(function.domain, 1)
         self.graph.insert_before(anchor, builder.nodes)
 
     def _replace(self, old: ir.Value, new: ir.Value, anchor: ir.Node, *, fresh: bool) -> None:
