@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -10,8 +11,9 @@ from graphwright.engine.observe import Application, Observer, Reason, Record, Re
 from graphwright.engine.pattern import Op, PatternOps, Var
 from graphwright.engine.rewrite import Builder, Rule, Run, apply_rule, require, source_names
 from graphwright.engine.structure import check_onnx, check_structure
-from graphwright.errors import CheckError
-from graphwright.runtime.reference import evaluate
+from graphwright.engine.verify import RegionVerifier
+from graphwright.errors import CheckError, VerificationError
+from graphwright.runtime.reference import Reference, evaluate
 from graphwright.testing import model
 
 HEAD = '<ir_version: 10, opset_import: ["" : 24]> g (float[N, 4] x, float[N, 4] z) => (float[N, 4] y)'
@@ -268,3 +270,47 @@ def test_a_subgraph_of_a_function_is_read_with_the_functions_opset() -> None:
         run = Run(model(text.replace("OPSET", opset)))
         assert apply_rule(rule, run) == applied
         check_structure(run.model)
+
+
+GATE = """<domain: "mine", opset_import: ["" : 24]> gate <power: float = 1.0> (x) => (y) {
+    one = Constant <value_float: float = @power> () s = Sigmoid(x) t = Mul(x, s) y = Mul(t, one) }"""
+
+
+def to_function(op: Builder, x: ir.Value, y: ir.Value) -> Any:
+    function = ir.serde.deserialize_function(onnx.parser.parse_function(GATE))
+    (gated,) = op.call(function, x, power=1.0)
+    gated.type, gated.shape = y.type, y.shape
+    return gated
+
+
+def named_sigmoid(op: PatternOps, x: Var) -> Any:
+    return op.named("y", op.Mul(x, op.Sigmoid(x)))
+
+
+GATE_RULE = Rule("to-gate", (named_sigmoid,), to_function)
+
+
+def test_a_rule_may_call_a_function_which_joins_the_model() -> None:
+    given = graph("s = Sigmoid(x) a = Mul(x, s) t = Sigmoid(a) y = Mul(a, t)")
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    before = evaluate(given, {"x": x, "z": x})["y"]
+    run = Run(given, [RegionVerifier(evaluate, prepare=Reference)])
+    assert apply_rule(GATE_RULE, run) == 2
+    check_structure(given)
+    check_onnx(given)
+    assert [node.domain for node in given.graph] == ["mine", "mine"]
+    assert list(given.functions) == [("mine", "gate", "")] and given.opset_imports["mine"] == 1
+    np.testing.assert_allclose(evaluate(given, {"x": x, "z": x})["y"], before, rtol=1e-6)
+
+
+def test_a_function_that_is_wrong_is_found_by_region_verification() -> None:
+    def to_wrong_function(op: Builder, x: ir.Value, y: ir.Value) -> Any:
+        function = ir.serde.deserialize_function(onnx.parser.parse_function(GATE))
+        (gated,) = op.call(function, x, power=1.01)
+        gated.type, gated.shape = y.type, y.shape
+        return gated
+
+    given = graph("s = Sigmoid(x) y = Mul(x, s)")
+    run = Run(given, [RegionVerifier(evaluate, prepare=Reference)])
+    with pytest.raises(VerificationError, match="to-gate"):
+        apply_rule(Rule("to-gate", (named_sigmoid,), to_wrong_function), run)
