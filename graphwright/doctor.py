@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from graphwright import __version__
+from graphwright.plugins.hars import cuda, native
 
 # Package, module, what it is for, how to install it.
 _PACKAGES = (
@@ -66,6 +67,8 @@ def examine() -> list[Finding]:
         Finding("providers", ", ".join(_providers()), "of ONNX Runtime", "pip install graphwright"),
         Finding("cpu", f"{os.cpu_count()} cores: {' '.join(_cpu_flags()) or 'flags not known'}", "kernels"),
         _compiler(),
+        _cpu_kernels(),
+        _cuda_kernels(),
         *(_library(*entry) for entry in _LIBRARIES),
     ]
 
@@ -115,6 +118,20 @@ def _cpu_flags() -> list[str]:
 def _compiler() -> Finding:
     path = next((found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), "")
     return Finding("c++ compiler", path, "compiled kernels", "apt-get install g++, or your system's way")
+
+
+def _cpu_kernels() -> Finding:
+    remedy = "install a C++ compiler, then pip install --force-reinstall graphwright; the portable lowering runs without"
+    reason = native.why_not()
+    if reason:
+        return Finding("hars kernels (cpu)", "", reason, remedy)
+    return Finding("hars kernels (cpu)", ", ".join(native.isas()), "softmax with top-k, routers and search", remedy)
+
+
+def _cuda_kernels() -> Finding:
+    reason = cuda.why_not()
+    purpose = reason or "softmax with top-k, routers and search on a GPU"
+    return Finding("hars kernels (cuda)", "" if reason else "can run", purpose, "an NVIDIA GPU and nvcc")
 
 
 def _library(name: str, short: str, purpose: str) -> Finding:

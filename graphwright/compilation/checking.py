@@ -200,7 +200,7 @@ def runner(source: Source, original: Path | None = None) -> Call:
         return _guarded(source.reference)
     if original is not None:
         free = BoundProfile(inputs_of(source.model), ({},))
-        return OrtSession(original, free, optimize=False, prepack=False, seconds=CHECKED_RUN)
+        return OrtSession(original, free, optimize=False, prepack=False, seconds=CHECKED_RUN, kernels=False)
     return Reference(source.model, threads=None)
 
 

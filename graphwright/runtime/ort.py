@@ -42,6 +42,7 @@ class OrtSession:
     its buffer serves another call only when the caller has dropped it and all views of it. An output whose
     size does not follow from the request is allocated by ONNX Runtime. One that is an input itself is a copy.
     ``seconds``, which may be set later too, limits the time of one run on the CPU (``runtime.time_limit``).
+    ``kernels=False`` runs function bodies also where there is a compiled kernel (``runtime.kernels``).
 
     Raises:
         LoadError: ONNX Runtime refuses the model.
@@ -68,9 +69,10 @@ class OrtSession:
         optimize: bool = True,
         prepack: bool = True,
         seconds: float | None = None,
+        kernels: bool = True,
     ) -> None:
         self.seconds = seconds
-        self._session, folder = load(model, Options(threads, optimize, prepack), target)
+        self._session, folder = load(model, Options(threads, optimize, prepack, kernels), target)
         self._remove_folder = weakref.finalize(self, remove, folder)
         inputs = (
             *ports(self._session.get_inputs()),

@@ -13,6 +13,8 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from graphwright.errors import LoadError, MissingDependencyError, OutputError, UsageError
+from graphwright.runtime import kernels
+from graphwright.runtime.kernels import Use
 from graphwright.runtime.signature import Port, named_dims
 
 # Every error that ONNX Runtime raises: its own classes share no base, and kernels raise RuntimeError.
@@ -36,7 +38,7 @@ NEWEST_IR_VERSION = 13
 # Every error is raised as well; printing it on stderr would say it twice.
 _FATAL = 4
 
-_CODE = re.compile(r"\[ONNXRuntimeError\] : \d+ : ([A-Z_]+) : ")
+_CODE = re.compile(r"\[ONNXRuntimeError\] : \d+ : ([A-Z_]+) : (?:Exception during initialization: )?")
 _NODE = re.compile(
     r"(?:Error in execution: )?Non-zero status code returned while running (\w+) node\. "
     r"Name:'([^']*)' Status Message: "
@@ -49,12 +51,13 @@ class Options:
     """How a session runs. Without ``optimize`` the graph runs node by node as it is written.
 
     ``prepack=False`` keeps weights as they are, memory-mapped where they lie in a file: slower, but a large
-    model takes no second copy.
+    model takes no second copy. ``kernels=False`` runs the function bodies of operators that have a compiled kernel.
     """
 
     threads: int | None = None
     optimize: bool = True
     prepack: bool = True
+    kernels: bool = True
 
     def to_ort(self) -> ort.SessionOptions:
         """Return the options as ONNX Runtime takes them."""
@@ -99,7 +102,11 @@ def load(
     providers = providers_for(target)
     where, source, folder = _source(model)
     try:
-        session = ort.InferenceSession(source, options.to_ort(), providers=providers)
+        use = _kernels(where, model, options, providers)
+        session = _session(source, options, use, providers)
+    except LoadError:
+        remove(folder)
+        raise
     except ORT_ERRORS as error:
         remove(folder)
         is_kernel = "NOT_IMPLEMENTED" in str(error)
@@ -115,6 +122,25 @@ def load(
             hint="check the driver and the CUDA libraries with `graphwright doctor`",
         )
     return session, folder
+
+
+def _kernels(where: str, model: ir.Model | str | Path, options: Options, providers: list[str]) -> Use:
+    """Whether the compiled kernels run. On a GPU they do only what has no body: their inputs go through the host."""
+    is_wanted = providers[0] == "CPUExecutionProvider"
+    return kernels.choose(where, model, is_wanted=is_wanted, is_allowed=options.kernels)
+
+
+def _session(source: str | bytes, options: Options, use: Use, providers: list[str]) -> ort.InferenceSession:
+    if use == Use.NO:
+        return ort.InferenceSession(source, options.to_ort(), providers=providers)
+    with_kernels = options.to_ort()
+    kernels.register(with_kernels, options.threads)
+    try:
+        return ort.InferenceSession(source, with_kernels, providers=providers)
+    except native.InvalidGraph:
+        if use == Use.YES:
+            raise
+    return ort.InferenceSession(source, options.to_ort(), providers=providers)
 
 
 def _source(model: ir.Model | str | Path) -> tuple[str, str | bytes, str | None]:
