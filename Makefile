@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) --dist loadfile
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check check-all lint examples bench gpu format clean
+.PHONY: help demo check check-all lint examples bench gpu gpu-test gpu-bench format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -53,9 +53,21 @@ bench: $(STAMP)  ## time the compiler and the models; results go to benchmarks/r
 		mv $(VENV)/$$name.json benchmarks/results/$$name.json; \
 	done
 
-# Runs on the system's Python, where the GPU's packages are. pytest answers 5 where it finds no such test.
-gpu:  ## the tests that need an NVIDIA GPU; installs nothing
-	PYTHONPATH=. $(PYTHON) -m pytest -q -m "gpu or tensorrt" || test $$? -eq 5
+# These run on the system's Python, where the GPU's packages are: only the files with such tests are read, since others
+# need more packages, and warnings are no errors, since the versions are not the pinned ones.
+GPU_TESTS = $(shell grep -rlE 'mark\.(gpu|tensorrt)' tests --include='test_*.py')
+GPU_RESULTS := benchmarks/results/hars_gpu.json
+
+gpu: gpu-test gpu-bench  ## what needs an NVIDIA GPU: its tests, then the benchmark; installs nothing
+
+# pytest answers 5 where it finds no such test.
+gpu-test:
+	PYTHONPATH=. $(PYTHON) -m pytest -q -W default -m "gpu or tensorrt" --durations=5 $(GPU_TESTS) || test $$? -eq 5
+
+gpu-bench:
+	PYTHONPATH=. $(PYTHON) benchmarks/gpu/hars.py --json > $(GPU_RESULTS).new
+	@if grep -q '"measured": true' $(GPU_RESULTS).new || ! test -e $(GPU_RESULTS); \
+	then mv $(GPU_RESULTS).new $(GPU_RESULTS); else rm $(GPU_RESULTS).new; echo "the old results stay"; fi
 
 format: $(STAMP)  ## rewrite the sources as lint wants them
 	$(BIN)/ruff format .
