@@ -18,6 +18,7 @@ from graphwright.errors import LoadError
 from graphwright.frontends.onnx_guard import check_proto, tensors
 from graphwright.frontends.onnx_weights import resolve_location
 from graphwright.frontends.onnx_write import chunks, save_onnx
+from graphwright.plugins.hars.bodies import attach_bodies
 
 __all__ = ["load_onnx", "save_onnx", "sha256_of"]
 
@@ -168,4 +169,6 @@ def _deserialize(proto: onnx.ModelProto, where: str, folder: Path | None) -> ir.
         kept = [value for value in model.graph.inputs if not value.is_initializer()]
         model.graph.inputs.clear()
         model.graph.inputs.extend(kept)
+    # A file from elsewhere may have HARS nodes alone, which only a runtime with kernels for them could run.
+    attach_bodies(model)
     return model

@@ -23,6 +23,8 @@ from graphwright.frontends import Arrays, Source
 from graphwright.frontends.dims import name_dims
 from graphwright.frontends.onnx import sha256_of
 from graphwright.frontends.torch_call import NamedCall, inference, named_arguments, to_numpy, to_torch
+from graphwright.plugins.hars import torch_ops
+from graphwright.plugins.hars.bodies import attach_bodies
 
 WORKING_OPSET = 24
 
@@ -128,11 +130,18 @@ def _export(
     shapes = tuple({axis: fixed if must is False else auto for axis, must in wanted[name].items()} for name in tensors)
     try:
         program = torch.export.export(call, tuple(tensors.values()), dynamic_shapes=(shapes,), strict=False)
-        exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False)
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=opset,
+            verbose=False,
+            custom_translation_table=torch_ops.onnx_translations(),
+        )
     except Exception as error:
         raise _export_error(where, "a module that torch cannot export", error) from error
     assert exported is not None
     model: ir.Model = exported.model
+    attach_bodies(model)
     found = model.opset_imports.get("")
     if found != opset:
         hint = "install the versions in constraints.txt"

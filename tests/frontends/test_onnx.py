@@ -400,3 +400,12 @@ def test_the_hash_covers_external_data(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").write_bytes(bytes(32))
     assert sha256_of(path) != first
     assert sha256_of(load_onnx(path)) != of_model
+
+
+def test_hars_nodes_without_bodies_get_them_and_bad_ones_are_refused() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 20, "hars" : 1]> g (float[B, 9] x) => (float[B, 2] v, int64[B, 2] i)
+        {v, i = hars.softmax_topk <k = 2, mode = "MODE"> (x)}"""
+    loaded = load_onnx(onnx.parser.parse_model(text.replace("MODE", "prob")))
+    assert list(loaded.functions) == [("hars", "softmax_topk", "prob")]
+    with pytest.raises(LoadError, match="sharp"):
+        load_onnx(onnx.parser.parse_model(text.replace("MODE", "sharp")))
