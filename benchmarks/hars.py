@@ -1,8 +1,8 @@
 """HARS on the CPU against ONNX Runtime's TopK and Softmax + TopK, torch, and the limit: one maximum over the row.
 
 Contenders take turns in one process. "kernel" is the compiled function by itself, "custom operator" the same inside an
-ONNX Runtime session, "hars.softmax_topk" the Python function with all its checks. ONNX Runtime's sessions run with bound
-inputs and outputs, so that no copy and no allocation counts.
+ONNX Runtime session, "hars.softmax_topk" the Python function with all its checks. Sessions run with bound inputs and
+outputs, so that no copy and no allocation counts.
 
     python benchmarks/hars.py [--json] [--rounds N]
 """

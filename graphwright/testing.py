@@ -10,6 +10,7 @@ A test writes its graphs as ONNX text, applies one pass and looks at what came o
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -17,12 +18,14 @@ import onnx
 import onnx_ir as ir
 
 from graphwright.engine import sample
-from graphwright.engine.compare import TOLERANCES, Tolerance, compare
+from graphwright.engine.compare import TOLERANCES, Tolerance
 from graphwright.engine.isomorphism import difference, same_graph
 from graphwright.engine.observe import MissRecord, Reason, Record, RefusalRecord
+from graphwright.engine.open_order import with_sorted
 from graphwright.engine.pipeline import Pass, Pipeline, Step, run_pipeline
 from graphwright.engine.rewrite import Run
 from graphwright.engine.structure import check_onnx, check_structure
+from graphwright.engine.ties import compare_choices, rankings, with_data
 from graphwright.engine.verify import RegionVerifier
 from graphwright.runtime.reference import Reference, evaluate
 
@@ -165,9 +168,10 @@ def assert_equivalent(
     """Assert that two different models give the same numbers, the first one computing in float64.
 
     ``sizes`` are those of named dimensions. Outputs that are empty or hold one number throughout prove
-    nothing and fail.
+    nothing and fail. Of indices that tie either is right (``engine.ties``).
     """
     assert _text(before) != _text(after), "the models are the same: the pass did not fire"
+    before, after = with_sorted(before), with_sorted(after)
     shapes = sample.bind_dims(before.graph.inputs, sizes=sizes)
     inputs = sample.sample_inputs(before, shapes, seed)
     single = evaluate(before, inputs)
@@ -177,7 +181,9 @@ def assert_equivalent(
         assert value.size == 1 or np.ptp(value.astype(np.float64)) > 0, f"{name} is constant: it proves nothing"
         assert actual[name].dtype == value.dtype, f"{name} is {actual[name].dtype}, was {value.dtype}"
         assert np.isfinite(value.astype(np.float64)).all(), f"{name} is not finite: it proves nothing"
-    found = compare(evaluate(before, inputs, double=True), actual, tolerances)
+    expected = evaluate(before, inputs, double=True)
+    wide = partial(evaluate, with_data(before), inputs, double=True)
+    found = compare_choices(expected, actual, rankings(before), wide, tolerances)
     assert not found, "; ".join(map(str, found))
 
 
@@ -234,8 +240,11 @@ def _other_constants(proto: onnx.ModelProto, rng: np.random.Generator) -> Edited
         if contents.dtype.kind not in "iuf" or not contents.size:
             continue
         place = int(rng.integers(contents.size))
-        step = 1 if contents.dtype.kind in "iu" else 0.05 + abs(contents.reshape(-1)[place])
-        contents.reshape(-1)[place] += np.asarray(step).astype(contents.dtype)
+        number = contents.reshape(-1)[place]
+        step = 1 if contents.dtype.kind in "iu" else 0.05 + abs(number)
+        # Infinity and a step would be infinity or NaN.
+        changed = number + np.asarray(step).astype(contents.dtype) if np.isfinite(number) else 0
+        contents.reshape(-1)[place] = changed
         tensor.CopyFrom(onnx.numpy_helper.from_array(contents, tensor.name))
         yield f"constant {tensor.name or index} has another number at {place}", edited
 

@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from graphwright.engine.compare import Difference, compare
 from graphwright.engine.sample import sample_inputs
+from graphwright.engine.ties import compare_with_source
 from graphwright.engine.verification import Verification as Comparison
 from graphwright.engine.verification import sizes_text
 from graphwright.errors import GraphwrightError, RequestError, TimeLimitError, VerificationError
@@ -24,7 +25,7 @@ from graphwright.frontends import Source
 from graphwright.report import VerifiedPoint
 from graphwright.runtime.bound import BoundProfile
 from graphwright.runtime.ort import OrtSession
-from graphwright.runtime.reference import Reference
+from graphwright.runtime.reference import Reference, evaluate
 from graphwright.runtime.signature import inputs_of
 from graphwright.runtime.time_limit import CHECKED_RUN
 
@@ -100,7 +101,7 @@ def check(
         VerificationError: the source cannot be run.
     """
     with _expected(source, original, inputs, one_at_a_time) as expected_at:
-        comparison = _Comparison(may_skip)
+        comparison = _Comparison(source.model, may_skip)
         session = result()
         for index, given in enumerate(inputs):
             tell(index)
@@ -112,7 +113,8 @@ def check(
 class _Comparison:
     """Gathers points until one differs."""
 
-    def __init__(self, may_skip: bool) -> None:
+    def __init__(self, source: ir.Model, may_skip: bool) -> None:
+        self.source = source
         self.may_skip = may_skip
         self.points: list[VerifiedPoint] = []
         self.skipped: list[str] = []
@@ -141,7 +143,7 @@ class _Comparison:
             self.failed = given
             return False
         comparison = Comparison("final")
-        self.differences = compare(wanted, actual)
+        self.differences = compare_with_source(self.source, given, wanted, actual, evaluate)
         if self.differences and compare(wanted, expected()):
             hint = "export it in evaluation mode, or do not verify"
             found = "other numbers each time it runs"

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphwright.engine.compare import TOLERANCES, Difference, Tolerance, compare
+from graphwright.engine.compare import TOLERANCES, Difference, Tolerance
 from graphwright.engine.observe import Application, Observer, Record, Replacement, StopAfter
 from graphwright.engine.pipeline import Pipeline, run_pipeline
 from graphwright.engine.region import region_models
 from graphwright.engine.reproduce import write_reproducer
 from graphwright.engine.rewrite import Run
+from graphwright.engine.ties import compare_with_source
 from graphwright.engine.verification import Evaluator, Inputs
 from graphwright.errors import GraphwrightError, RequestError, VerificationError
 
@@ -166,7 +167,9 @@ class _Search:
             return _Fault(_unrunnable(outcome.error), self.points[0][0] if self.points else {})
         for inputs, expected in self.points:
             try:
-                found = compare(expected, self.evaluate(outcome.model, inputs), self.tolerances)
+                actual = self.evaluate(outcome.model, inputs)
+                source = self.make_model()
+                found = compare_with_source(source, inputs, expected, actual, self.evaluate, self.tolerances)
             except GraphwrightError as error:
                 found = [_unrunnable(error)]
             if found:

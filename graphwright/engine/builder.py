@@ -87,6 +87,19 @@ class Builder:
         self.functions[function.identifier()] = function
         return tuple(node.outputs)
 
+    def branch(self, record: Callable[..., Sequence[ir.Value]], inputs: Sequence[ir.Value] = ()) -> ir.Graph:
+        """Return a graph of what is recorded, for ``then_branch`` and the like; it may use any value from outside.
+
+        ``inputs`` are its own, as those of a Loop's body: they get names, and ``record`` takes them after the builder.
+        What is used in there alone is no input of the node that gets the graph: use it outside too, or the driver
+        does not see that the node comes after it.
+        """
+        inner = Builder(self._names, self._prefix, self._opsets, inline_constants=True)
+        for value in inputs:
+            value.name = self._fresh("input")
+        outputs = record(inner, *inputs)
+        return ir.Graph(inputs, outputs, nodes=inner.nodes, name=self._fresh("branch"))
+
     def copy(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> ir.Value:
         """Return the first output of a node like the given one, attributes and all, with other inputs."""
         twin = ir.node(

@@ -8,7 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from graphwright.engine.compare import TOLERANCES, Difference, Tolerance, compare, gap_of
+from graphwright.engine.open_order import with_sorted
 from graphwright.engine.sample import CHOICES, USUAL_CHOICES, bind_dims, sample_inputs
+from graphwright.engine.ties import compare_choices, rankings, with_data
 from graphwright.engine.verification import Evaluator, Inputs, Prepare
 from graphwright.errors import GraphwrightError
 
@@ -79,9 +81,10 @@ def check_equivalence(
     """Compare two models at the usual sizes, and at others where none of those can be run.
 
     With ``in_double`` the first model runs in float64 where its operators have that; else only to judge a
-    difference.
+    difference. Of indices that tie either is right (``ties``).
     """
-    pair = _Pair(_Runner(before, prepare), _Runner(after, prepare), in_double, tolerances)
+    before, after = with_sorted(before), with_sorted(after)
+    pair = _Pair(_Runner(before, prepare), _Runner(after, prepare), prepare, in_double, tolerances)
     outcome = Outcome()
     for choice in range(len(CHOICES)):
         if outcome.fault is not None or (choice >= USUAL_CHOICES and outcome.points):
@@ -103,17 +106,21 @@ def check_equivalence(
 class _Pair:
     before: _Runner
     after: _Runner
+    prepare: Prepare
     in_double: bool
     tolerances: Mapping[ir.DataType, Tolerance]
 
     def reference(self, inputs: Inputs) -> dict[str, np.ndarray]:
         """Return the first model's outputs, in float64 if that is asked for and its operators take it."""
+        return self._reference(self.before, inputs)
+
+    def _reference(self, runner: _Runner, inputs: Inputs) -> dict[str, np.ndarray]:
         if self.in_double:
             try:
-                return self.before(inputs, double=True)
+                return runner(inputs, double=True)
             except GraphwrightError:
                 pass
-        return self.before(inputs)
+        return runner(inputs)
 
     def compare(self, outcome: Outcome, inputs: Inputs, expected: Inputs) -> None:
         """Run the second model and add what comes of it."""
@@ -149,13 +156,22 @@ class _Pair:
         found = _dtype_differences(self.before.model, actual)
         if found or not compare(expected, actual, self.tolerances):
             return found
+        ranked = rankings(self.before.model)
+        wider = _Runner(with_data(self.before.model), self.prepare)
+        found = compare_choices(
+            expected, actual, ranked, lambda: self._reference(wider, inputs), tolerances=self.tolerances
+        )
+        if not found:
+            return found
         try:
             own, wide = self.before(inputs), self.before(inputs, double=True)
         except GraphwrightError:
-            return compare(expected, actual, self.tolerances)
+            return found
         widened = _widened(self.tolerances, wide, own)
         # The reference and the original are both right; it is enough to be near one of them.
-        return compare(own, actual, widened) and compare(wide, actual, widened)
+        return compare_choices(own, actual, ranked, lambda: wider(inputs), widened) and compare_choices(
+            wide, actual, ranked, lambda: wider(inputs, double=True), widened
+        )
 
 
 def _tells_something(output: np.ndarray) -> bool:

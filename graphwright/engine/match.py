@@ -177,12 +177,16 @@ class Matcher:
             del self.values[name]
 
     def _any_of(self, pattern: AnyOf, value: ir.Value | None, user: ir.Node | None) -> Iterator[None]:
+        # A pattern that stands at two places has two turns at its tag: the inner one leaves it as the outer one set it.
+        earlier = None if pattern.tag is None else self.values.get(pattern.tag)
         for index, alternative in enumerate(pattern.alternatives):
             if pattern.tag is not None:
                 self.values[pattern.tag] = index
             yield from self._value(alternative, value, user)
         if pattern.tag is not None:
-            self.values.pop(pattern.tag, None)
+            self.values[pattern.tag] = earlier
+            if earlier is None:
+                del self.values[pattern.tag]
 
     def _node(self, op: Op, value: ir.Value | None, index: int, user: ir.Node | None) -> Iterator[None]:
         node = value.producer() if value is not None else None

@@ -31,6 +31,7 @@ class Reason(Enum):
     GRAPH_OUTPUT = "an interior value is an output of its graph"
     ORDER = "no place in the graph lies behind all inputs and before all users"
     OUTPUT_TYPE = "the replacement would change an output's dtype or shape"
+    KERNEL = "a compiled kernel does it faster"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from typing import Any
 
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.passes.common import RemoveUnusedFunctionsPass, RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
 
 from graphwright.engine import facts
 from graphwright.engine.observe import Application, PassOutcome
@@ -40,7 +40,21 @@ class FunctionPass:
         return inspect.getdoc(self.function) or (module.__doc__ if module else "") or ""
 
 
-Pass = Rule | FunctionPass
+@dataclass(frozen=True)
+class RuleMaker:
+    """A rule that takes options: ``make(model, **options)`` checks them, and the model, before anything changes."""
+
+    name: str
+    make: Callable[..., Rule]
+
+    @property
+    def doc(self) -> str:
+        """The documentation of the file that defines the pass."""
+        module = inspect.getmodule(self.make)
+        return (module.__doc__ or "") if module else ""
+
+
+Pass = Rule | FunctionPass | RuleMaker
 
 
 @dataclass(frozen=True)
@@ -135,6 +149,8 @@ class Catalogue:
         takes: list[str] = []
         if isinstance(step.implementation, FunctionPass):
             takes = list(inspect.signature(step.implementation.function).parameters)[1:]
+        elif isinstance(step.implementation, RuleMaker):
+            takes = list(inspect.signature(step.implementation.make).parameters)[1:]
         unknown = [option for option in options if option not in takes]
         if unknown:
             needed = f"one of {', '.join(takes)}" if takes else "none: this pass takes no arguments"
@@ -199,7 +215,7 @@ def _to_text(value: Any) -> str:
 def run_pipeline(run: Run, pipeline: Pipeline) -> ir.Model:
     """Run the passes in order and return the model; what happened is told to the run's observers.
 
-    After each pass that changed something the unused nodes are removed and the structure is checked.
+    After each pass that changed something the unused nodes and functions are removed and the structure is checked.
 
     Raises:
         StructureError: a pass left a graph that is not valid.
@@ -224,6 +240,8 @@ def _run_step(run: Run, step: Step) -> PassOutcome:
     try:
         if isinstance(step.implementation, Rule):
             apply_rule(step.implementation, run)
+        elif isinstance(step.implementation, RuleMaker):
+            apply_rule(step.implementation.make(run.model, **step.options), run)
         elif run.may_apply():
             _apply_function(run, step.implementation, step.options)
     except GraphwrightError:
@@ -233,12 +251,12 @@ def _run_step(run: Run, step: Step) -> PassOutcome:
         raise CheckError(f"pass {step.name}", found, hint=f"leave it out with default,-{step.name}") from error
     applied = run.applied - applied_before
     if applied:
-        RemoveUnusedNodesPass()(run.model)
+        _remove_unused(run.model)
         check_structure(run.model, f"after pass {step.name}")
     return PassOutcome(
         step.name,
         step.family,
-        isinstance(step.implementation, Rule),
+        isinstance(step.implementation, Rule | RuleMaker),
         applied,
         tuple(run.refusals),
         tuple(run.misses),
@@ -260,6 +278,14 @@ def _apply_function(run: Run, implementation: FunctionPass, options: Mapping[str
     application = Application(run.applied, implementation.name, "", "", ())
     for observer in run.observers:
         observer.before_commit(application, None, run.model)
+
+
+def _remove_unused(model: ir.Model) -> None:
+    RemoveUnusedNodesPass()(model)
+    # onnx_ir gives this pass's constructor no types.
+    if model.functions and RemoveUnusedFunctionsPass()(model).modified:  # type: ignore[no-untyped-call]
+        # A runtime may refuse a domain that it does not know, even if no node is of it.
+        RemoveUnusedOpsetsPass()(model)
 
 
 def _count_nodes(model: ir.Model) -> int:

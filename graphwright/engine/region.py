@@ -91,20 +91,28 @@ def region_models(replacement: Replacement, model: ir.Model, *, in_context: bool
     new = _Closure(old_nodes | new_nodes, in_context)
     new.seen.update(replacement.new_constants)
     new.constants.extend(replacement.new_constants)
-    for value in replacement.old_outputs:
+    old_outputs, new_outputs = _needed(replacement)
+    for value in old_outputs:
         old.add(value)
-    for value in replacement.new_outputs:
+    for value in new_outputs:
         new.add(value)
     inputs = list(dict.fromkeys((*old.inputs, *new.inputs)))
-    names = [value.name or f"output_{index}" for index, value in enumerate(replacement.old_outputs)]
+    names = [value.name or f"output_{index}" for index, value in enumerate(old_outputs)]
     imports = _imports(replacement.old_nodes, model)
     functions = {**{each.identifier(): each for each in replacement.new_functions}, **model.functions}
-    before = _model(old, inputs, replacement.old_outputs, names, imports, model.ir_version, functions.values())
-    after = _model(new, inputs, replacement.new_outputs, names, imports, model.ir_version, functions.values())
+    before = _model(old, inputs, old_outputs, names, imports, model.ir_version, functions.values())
+    after = _model(new, inputs, new_outputs, names, imports, model.ir_version, functions.values())
     for made in (before, after):
-        for value, twin in zip(made.graph.outputs, replacement.old_outputs, strict=True):
+        for value, twin in zip(made.graph.outputs, old_outputs, strict=True):
             value.type = twin.type
     return before, after
+
+
+def _needed(replacement: Replacement) -> tuple[list[ir.Value], list[ir.Value]]:
+    """Return the outputs before and after that anybody reads; of the others nothing is due."""
+    pairs = list(zip(replacement.old_outputs, replacement.new_outputs, strict=True))
+    read = [pair for pair in pairs if pair[0].uses() or pair[0].is_graph_output()] or pairs
+    return [old for old, _ in read], [new for _, new in read]
 
 
 def _imports(nodes: Sequence[ir.Node], model: ir.Model) -> dict[str, int]:

@@ -13,6 +13,7 @@ from graphwright.engine.equivalence import Fault, Outcome, check_equivalence, pr
 from graphwright.engine.observe import Application, Observer, PassOutcome, Replacement
 from graphwright.engine.region import region_models
 from graphwright.engine.reproduce import write_reproducer
+from graphwright.engine.ties import compare_with_source
 from graphwright.engine.verification import (
     Evaluator,
     Inputs,
@@ -156,6 +157,7 @@ class EachVerifier(Observer):
         self.verification = Verification("each")
         self._evaluate = evaluate
         self._tolerances = tolerances
+        self._source = source.clone()
         self._points = [(each, evaluate(source, each)) for each in inputs]
 
     def after_pass(self, outcome: PassOutcome, model: ir.Model) -> None:
@@ -170,7 +172,7 @@ class EachVerifier(Observer):
                 actual = self._evaluate(model, inputs)
             except GraphwrightError as error:
                 raise self._failure(where, f"a model that cannot be run: {error}") from error
-            differences = compare(expected, actual, self._tolerances)
+            differences = compare_with_source(self._source, inputs, expected, actual, self._evaluate, self._tolerances)
             self.verification.add(f"{where} at {sizes_text(inputs)}", expected, actual, differences)
             if differences:
                 raise self._failure(where, f"other numbers at {sizes_text(inputs)}: {differences[0]}")

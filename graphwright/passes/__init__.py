@@ -22,10 +22,18 @@ from graphwright.passes.lower.fuse_bias_gelu import FUSE_BIAS_GELU
 from graphwright.passes.lower.fuse_scaled_matmul import FUSE_SCALED_MATMUL
 from graphwright.passes.lower.fuse_skip_layer_norm import FUSE_SKIP_LAYER_NORM
 from graphwright.passes.lower.lower_attention import LOWER_ATTENTION
+from graphwright.passes.lower.lower_router_topk import LOWER_ROUTER_TOPK
+from graphwright.passes.lower.lower_softmax_topk import LOWER_SOFTMAX_TOPK
+from graphwright.passes.lower.lower_without_kernel import LOWER_WITHOUT_KERNEL
 from graphwright.passes.lower.merge_transposes import MERGE_TRANSPOSES
 from graphwright.passes.lower.spell_residual_as_sum import SPELL_RESIDUAL_AS_SUM
+from graphwright.passes.transform.fuse_beam_candidates import FUSE_BEAM_CANDIDATES
+from graphwright.passes.transform.fuse_router import FUSE_ROUTER
+from graphwright.passes.transform.fuse_softmax_argmax import FUSE_SOFTMAX_ARGMAX
+from graphwright.passes.transform.fuse_softmax_topk import FUSE_SOFTMAX_TOPK
 from graphwright.passes.transform.merge_attention_heads import MERGE_ATTENTION_HEADS
 from graphwright.passes.transform.pack_qkv import PACK_QKV
+from graphwright.passes.transform.pick_label_probability import PICK_LABEL_PROBABILITY
 from graphwright.passes.transform.simplify_attention_mask import SIMPLIFY_ATTENTION_MASK
 
 LIFT: tuple[Pass, ...] = (
@@ -43,9 +51,21 @@ LIFT: tuple[Pass, ...] = (
     FUSE_SWISH,
     FUSE_ATTENTION,
 )
-TRANSFORM: tuple[Pass, ...] = (SIMPLIFY_ATTENTION_MASK, MERGE_ATTENTION_HEADS, PACK_QKV)
+TRANSFORM: tuple[Pass, ...] = (
+    SIMPLIFY_ATTENTION_MASK,
+    MERGE_ATTENTION_HEADS,
+    PACK_QKV,
+    FUSE_BEAM_CANDIDATES,
+    FUSE_ROUTER,
+    FUSE_SOFTMAX_TOPK,
+    FUSE_SOFTMAX_ARGMAX,
+    PICK_LABEL_PROBABILITY,
+)
 LOWER: tuple[Pass, ...] = (
     LOWER_ATTENTION,
+    LOWER_SOFTMAX_TOPK,
+    LOWER_ROUTER_TOPK,
+    LOWER_WITHOUT_KERNEL,
     MERGE_TRANSPOSES,
     FUSE_SCALED_MATMUL,
     FUSE_SKIP_LAYER_NORM,
@@ -59,11 +79,14 @@ _LIFTED = tuple(each.name for each in LIFT)
 # What each target's default pipeline runs: a pass that is not known to gain on the target is not in its list.
 # ort-cpu: measured (benchmarks/, docs/design/0004). ort-cuda: not measured yet, so only the operators that ONNX Runtime
 # would choose there itself. onnx: standard operators only.
+_SELECTIONS = ("fuse-beam-candidates", "fuse-router", "fuse-softmax-topk", "fuse-softmax-argmax")
 DEFAULTS: dict[str, tuple[str, ...]] = {
-    "onnx": (*_LIFTED, "merge-attention-heads"),
+    "onnx": (*_LIFTED, "merge-attention-heads", *_SELECTIONS, "lower-softmax-topk", "lower-router-topk"),
     "ort-cpu": (
         *_LIFTED,
         "merge-attention-heads",
+        *_SELECTIONS,
+        "lower-without-kernel",
         "fuse-scaled-matmul",
         "spell-residual-as-sum",
         "fuse-bias-gelu",

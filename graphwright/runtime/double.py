@@ -32,7 +32,7 @@ def to_double(model: ir.Model) -> ir.Model | None:
         >>> to_double(ir.Model(graph, ir_version=10)).graph.inputs[0].dtype
         DOUBLE
     """
-    double = _inlined(model)
+    double = inlined(model)
     if _first_obstacle(double) is not None:
         return None
     opset = _opset(double)
@@ -50,11 +50,11 @@ def to_double(model: ir.Model) -> ir.Model | None:
 
 def obstacle(model: ir.Model) -> str | None:
     """Why the model has no double form: the first node and what it lacks. None where it has one."""
-    return _first_obstacle(_inlined(model))
+    return _first_obstacle(inlined(model))
 
 
-def _inlined(model: ir.Model) -> ir.Model:
-    """A copy without functions: what their bodies compute stands in the graph."""
+def inlined(model: ir.Model) -> ir.Model:
+    """A copy of a model without functions: what their bodies compute stands in the graph."""
     copy = model.clone()
     if copy.functions:
         InlinePass()(copy)

@@ -14,7 +14,7 @@ from onnx.reference.op_run import OpRun
 
 from graphwright.errors import LoadError, RequestError, VerificationError
 from graphwright.runtime.bound import BoundProfile
-from graphwright.runtime.double import FLOATS, obstacle, to_double
+from graphwright.runtime.double import FLOATS, inlined, obstacle, to_double
 from graphwright.runtime.ort import OrtSession
 from graphwright.runtime.ort_load import to_proto
 from graphwright.runtime.signature import inputs_of
@@ -102,7 +102,8 @@ class Reference:
             found = f"a Loop, which onnx.reference cannot be stopped in (ONNX Runtime: {why_not_ort})"
             raise VerificationError(self.where, found, needed="a model that ONNX Runtime runs")
         try:
-            return ReferenceEvaluator(to_proto(self.model), new_ops=[Erf, Gelu])
+            # Inlined, since onnx.reference takes functions of one name for one function, whatever their overload.
+            return ReferenceEvaluator(to_proto(inlined(self.model)), new_ops=[Erf, Gelu])
         except _EVALUATOR_ERRORS as error:
             text = " ".join(str(error).split())
             raise VerificationError(

@@ -224,3 +224,23 @@ def test_the_nearest_miss_says_where_what_was_needed_and_what_was_there() -> Non
 def test_a_pattern_without_operators_is_refused() -> None:
     with pytest.raises(TypeError, match="returns no operator"):
         pattern.trace(lambda op, x: x)
+
+
+def test_a_tag_survives_an_alternative_that_does_not_match() -> None:
+    """The shared part stands in an alternative too, which fails after it has bound the tag once more."""
+
+    def either(op: PatternOps, x: Var) -> Op:
+        shared = op.any_of(op.Relu(x), op.Tanh(x), tag="which")
+        return op.Sub(shared, op.any_of(op.Mul(shared, op.Exp(x)), op.Neg(x)))
+
+    (found,) = bindings(either, graph("t = Tanh(x) n = Neg(x) y = Sub(t, n)"))
+    assert found["which"] == 1
+    (found,) = bindings(either, graph("t = Tanh(x) e = Exp(x) m = Mul(t, e) y = Sub(t, m)"))
+    assert found["which"] == 1
+
+    def after_a_failure(op: PatternOps, x: Var, z: Var) -> Op:
+        shared = op.any_of(op.Relu(x), op.Tanh(x), tag="which")
+        return op.Sub(shared, op.any_of(op.Div(shared, op.Exp(z)), op.Div(op.var("other"), op.Abs(z))))
+
+    (found,) = bindings(after_a_failure, graph("t = Tanh(x) a = Abs(z) d = Div(t, a) y = Sub(t, d)"))
+    assert found["which"] == 1

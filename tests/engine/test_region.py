@@ -189,3 +189,22 @@ def test_several_outputs_keep_their_names_and_order() -> None:
     before, after = regions("g (float[N] x) => (y, z) {y = Neg(x) a = Abs(x) z = Exp(a)}", pair).alone[0]
     names = [value.name for value in before.graph.outputs]
     assert names == [value.name for value in after.graph.outputs] == ["y", "z"]
+
+
+def test_an_output_that_nobody_reads_is_not_compared() -> None:
+    """A rule may make it cheaper, or anything else."""
+
+    def both(op: PatternOps, x: Var) -> tuple[Op, Op]:
+        values, places = op.TopK(op.Exp(x), [2], _outputs=2)
+        return values, places
+
+    def places_alone(op: Builder, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+        values, places = op.TopK(x, [2], _outputs=2)
+        return values, places
+
+    rule = Rule("rank-before-exp", (both,), places_alone)
+    body = "{e = Exp(x) v, i = TopK(e, k)}"
+    places = regions(f"g (float[N, 4] x) => (int64[N, 2] i) <int64[1] k = {{2}}> {body}", rule)
+    assert [[value.name for value in each.graph.outputs] for each in places.alone[0]] == [["i"], ["i"]]
+    shown = regions(f"g (float[N, 4] x) => (float[N, 2] v, int64[N, 2] i) <int64[1] k = {{2}}> {body}", rule)
+    assert [[value.name for value in each.graph.outputs] for each in shown.alone[0]] == [["v", "i"], ["v", "i"]]

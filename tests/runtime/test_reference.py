@@ -140,6 +140,19 @@ def test_what_onnx_runtime_lacks_the_onnx_reference_runs() -> None:
         reference({"x": normal(3, 4)})
 
 
+def test_functions_of_one_name_are_told_apart_by_their_overload() -> None:
+    text = """<ir_version: 10, opset_import: ["": 20, "local": 1]>
+    g (bfloat16[n, 4] x) => (bfloat16[n, 4] y, bfloat16[n, 4] z) { y = local.f:up(x) z = local.f:down(x) }
+    <domain: "local", overload: "up", opset_import: ["": 20]> f (x) => (y) { y = Atan(x) }
+    <domain: "local", overload: "down", opset_import: ["": 20]> f (x) => (y) { a = Atan(x) y = Neg(a) }"""
+    reference = Reference(ir.from_proto(onnx.parser.parse_model(text)))
+    assert reference._session is None
+    x = normal(3, 4).astype(ml_dtypes.bfloat16)
+    found = reference({"x": x})
+    np.testing.assert_allclose(found["y"].astype(np.float32), np.arctan(x.astype(np.float32)), atol=1e-2)
+    np.testing.assert_array_equal(found["z"], -found["y"])
+
+
 def test_a_model_that_nothing_runs_gives_both_reasons() -> None:
     model = model_of("g (float[n] x) => (float[n] y) { [odd] y = nowhere.Odd(x) }", imports=', "nowhere": 1')
     with pytest.raises(VerificationError, match=r"ONNX Runtime: .*Odd.*onnx\.reference: .*Odd"):

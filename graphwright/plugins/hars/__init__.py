@@ -130,7 +130,7 @@ def router_topk(
     Example:
         >>> scores = np.log(np.array([[1, 2, 5]], np.float32))
         >>> weights, experts, identity = router_topk(scores, 2, renormalize=True)
-        >>> weights.round(3).tolist(), experts.tolist(), identity.tolist()
+        >>> weights.astype(float).round(3).tolist(), experts.tolist(), identity.tolist()
         ([[0.714, 0.286]], [[2, 1]], [0.0])
     """
     _check_choice("router_topk: scoring", scoring, SCORINGS)

@@ -1,7 +1,9 @@
 """What the HARS operators mean: ONNX functions of domain ``hars``, in standard operators.
 
 Both rank by value, largest first, then by lowest index. NaN ranks above +inf, -0.0 equals +0.0, and the indices
-are always distinct. Everything is computed in float32 from the first step on; sums over a row in float64.
+are always distinct. Everything is computed in float32 from the first step on; sums of more than two in float64, since
+ONNX Runtime adds in another order where a row lies elsewhere in memory, and a row must not depend on the others. Sums
+name their axes from the front, since of an empty batch ONNX Runtime 1.31.1 reduces no axis that is named from the end.
 
 ``softmax_topk(logits, bias?) -> values, indices, maximum?, log_sum?``, with ``x = (logits + bias) / temperature``:
 
@@ -26,13 +28,21 @@ DeepSeek-V3, arXiv:2412.19437, section 2.1.2, and LongCat-Flash, arXiv:2509.0132
 """
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Literal
 
-import onnx
 import onnx_ir as ir
 
 from graphwright.engine.builder import Builder
+from graphwright.plugins.hars.body_text import (
+    OPEN_GROUPS,
+    RENORMALIZED,
+    ROW_SUM,
+    VALUES,
+    flags,
+    function_of,
+    ranked,
+    weighed,
+)
 
 DOMAIN = "hars"
 VERSION = 1
@@ -45,66 +55,6 @@ MODES: tuple[Mode, ...] = ("logit", "logprob", "prob", "prob_renorm")
 SCORINGS: tuple[Scoring, ...] = ("softmax", "sigmoid")
 # What the operators take; they compute in float32.
 DTYPES = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
-# Added to the sum that renormalized weights are divided by, as DeepSeek-V3 does.
-SMALLEST_SUM = 1e-20
-
-
-@cache
-def _function(text: str, overload: str) -> onnx.FunctionProto:
-    proto = onnx.parser.parse_function(text)
-    proto.overload = overload
-    return proto
-
-
-def _flags(**options: bool) -> str:
-    return "".join(f"_{name}" for name, is_set in options.items() if is_set)
-
-
-def _ranked(x: str, key: str) -> str:
-    """Return lines that make a double key of ``x``, in which NaN is larger than +inf, and both have finite places."""
-    return f"""
-        {key}_wide = Cast <to = 11> ({x})
-        {key}_top = Constant <value = double {{1e300}}> ()
-        {key}_above = Constant <value = double {{1e308}}> ()
-        {key}_is_top = IsInf <detect_negative = 0> ({x})
-        {key}_is_nan = IsNaN ({x})
-        {key}_finite = Where ({key}_is_top, {key}_top, {key}_wide)
-        {key} = Where ({key}_is_nan, {key}_above, {key}_finite)"""
-
-
-_SUM = """
-        axis_0 = Constant <value_int: int = @axis> ()
-        one = Constant <value_ints = [1]> ()
-        axes = Reshape (axis_0, one)
-        shifted = Sub (x, base)
-        powers = Exp (shifted)
-        wide_powers = Cast <to = 11> (powers)
-        wide_sum = ReduceSum <keepdims = 1> (wide_powers, axes)
-        total = Cast <to = 1> (wide_sum)
-        wide_log = Log (wide_sum)
-        log_total = Cast <to = 1> (wide_log)"""
-
-_VALUES: dict[str, str] = {
-    "logit": "values = Identity (selected)",
-    "logprob": """
-        distance = Sub (selected, base)
-        logprobs = Sub (distance, log_total)
-        values = Where (is_empty, selected, logprobs)""",
-    "prob": """
-        distance = Sub (selected, base)
-        selected_powers = Exp (distance)
-        shares = Div (selected_powers, total)
-        values = Where (is_empty, zero, shares)""",
-    "prob_renorm": """
-        distance = Sub (selected, base)
-        selected_powers = Exp (distance)
-        axis_k = Constant <value_int: int = @axis> ()
-        one_k = Constant <value_ints = [1]> ()
-        axes_k = Reshape (axis_k, one_k)
-        selected_total = ReduceSum <keepdims = 1> (selected_powers, axes_k)
-        shares = Div (selected_powers, selected_total)
-        values = Where (is_empty, zero, shares)""",
-}
 
 
 def softmax_topk(
@@ -133,7 +83,7 @@ def softmax_topk(
         degrees = Constant <value_float: float = @temperature> ()
         factor = Reciprocal (degrees)
         x = {"Mul (biased, factor)" if temperature else "Identity (biased)"}
-        {_ranked("x", "key")}
+        {ranked("x", "key")}
         k_0 = Constant <value_int: int = @k> ()
         one_0 = Constant <value_ints = [1]> ()
         count = Reshape (k_0, one_0)
@@ -144,49 +94,12 @@ def softmax_topk(
         is_empty = IsInf <detect_positive = 0> (top)
         zero = Constant <value_float = 0.0> ()
         base = Where (is_empty, zero, top)
-        {_SUM if needs_sum else ""}
-        {_VALUES[mode]}
+        {ROW_SUM if needs_sum else ""}
+        {VALUES[mode]}
         {"maximum = Squeeze (top, axes) log_sum = Squeeze (log_total, axes)" if stats else ""}
     }}"""
-    overload = mode + _flags(bias=bias, temperature=temperature, stats=stats)
-    return ir.serde.deserialize_function(_function(text, overload))
-
-
-_GROUPS = f"""
-        groups_0 = Constant <value_int: int = @groups> ()
-        one_g = Constant <value_ints = [1]> ()
-        group_count = Reshape (groups_0, one_g)
-        width = Shape <start = -1> (choice)
-        each = Div (width, group_count)
-        rest = Constant <value_ints = [-1]> ()
-        split = Concat <axis = 0> (rest, group_count, each)
-        by_group = Reshape (choice, split)
-        {_ranked("by_group", "member_key")}
-        two = Constant <value_ints = [2]> ()
-        best_keys, members = TopK (member_key, two)
-        pair = GatherElements <axis = -1> (by_group, members)
-        group_score = ReduceSum <keepdims = 0> (pair, rest)
-        {_ranked("group_score", "group_key")}
-        top_0 = Constant <value_int: int = @top_groups> ()
-        top_count = Reshape (top_0, one_g)
-        best_groups, open_groups = TopK (group_key, top_count)
-        score_shape = Shape (group_score)
-        all_shut = ConstantOfShape <value = bool[1] {{0}}> (score_shape)
-        yes = Equal (open_groups, open_groups)
-        group_is_open = ScatterElements <axis = -1> (all_shut, open_groups, yes)
-        column = Unsqueeze (group_is_open, rest)
-        split_shape = Shape (by_group)
-        spread = Expand (column, split_shape)
-        full_shape = Shape (choice)
-        is_open = Reshape (spread, full_shape)
-        shut = Constant <value = float {{-inf}}> ()
-        ranked_by = Where (is_open, choice, shut)"""
-
-_ZERO_EXPERTS = """
-        zeros_0 = Constant <value_int: int = @zero_experts> ()
-        all_experts = Shape <start = -1> (single)
-        first_zero = Sub (all_experts, zeros_0)
-        is_identity = GreaterOrEqual (chosen, first_zero)"""
+    overload = mode + flags(bias=bias, temperature=temperature, stats=stats)
+    return ir.serde.deserialize_function(function_of(text, overload))
 
 
 def router_topk(
@@ -210,7 +123,6 @@ def router_topk(
         >>> [value.name for value in router_topk("sigmoid", bias=True, renormalize=True).outputs]
         ['weights', 'experts']
     """
-    shares = "Softmax <axis = -1>" if scoring == "softmax" else "Sigmoid"
     choice = "Add (shares, bias)" if bias else "Identity (shares)" if groups else "Identity (single)"
     outputs = "weights, experts, identity_weight" if zero_experts else "weights, experts"
     text = f"""
@@ -220,56 +132,40 @@ def router_topk(
     ({"scores, bias" if bias else "scores"}) => ({outputs})
     {{
         single = Cast <to = 1> (scores)
-        shares = {shares} (single)
+        {"shares = Softmax <axis = -1> (single)" if scoring == "softmax" else _SIGMOID}
         choice = {choice}
-        {_GROUPS if groups else "ranked_by = Identity (choice)"}
-        {_ranked("ranked_by", "key")}
+        {OPEN_GROUPS if groups else "ranked_by = Identity (choice)"}
+        {ranked("ranked_by", "key")}
         k_0 = Constant <value_int: int = @k> ()
         one = Constant <value_ints = [1]> ()
         count = Reshape (k_0, one)
+        scores_shape = Shape (scores)
+        scores_rank = Shape (scores_shape)
         best, chosen = TopK (key, count)
         raw = GatherElements <axis = -1> (shares, chosen)
-        {_RENORMALIZED if renormalize else "plain = Identity (raw)"}
+        {RENORMALIZED if renormalize else "plain = Identity (raw)"}
         factor = Constant <value_float: float = @scale> ()
         scaled = Mul (plain, factor)
         zero = Constant <value_float = 0.0> ()
-        {_weighed(zero_experts, scale_zero_experts)}
+        {weighed(zero_experts, scale_zero_experts)}
     }}"""
-    overload = scoring + _flags(
+    overload = scoring + flags(
         bias=bias,
         groups=groups,
         renormalize=renormalize,
         zero_experts=zero_experts,
         unscaled=zero_experts and not scale_zero_experts,
     )
-    return ir.serde.deserialize_function(_function(text, overload))
+    return ir.serde.deserialize_function(function_of(text, overload))
 
 
-_RENORMALIZED = f"""
-        final = Constant <value_ints = [-1]> ()
-        raw_sum = ReduceSum <keepdims = 1> (raw, final)
-        smallest = Constant <value_float = {SMALLEST_SUM}> ()
-        denominator = Add (raw_sum, smallest)
-        plain = Div (raw, denominator)"""
-
-
-def _weighed(has_zero_experts: bool, scales_them: bool) -> str:
-    if not has_zero_experts:
-        return """
-        is_nan = IsNaN (scaled)
-        weights = Where (is_nan, zero, scaled)
-        experts = Identity (chosen)"""
-    return f"""
-        {_ZERO_EXPERTS}
-        weighed = {"Identity (scaled)" if scales_them else "Where (is_identity, plain, scaled)"}
-        is_nan = IsNaN (weighed)
-        clean = Where (is_nan, zero, weighed)
-        weights = Where (is_identity, zero, clean)
-        nobody = Constant <value_ints = [-1]> ()
-        experts = Where (is_identity, nobody, chosen)
-        identity_parts = Where (is_identity, clean, zero)
-        last_axis = Constant <value_ints = [-1]> ()
-        identity_weight = ReduceSum <keepdims = 0> (identity_parts, last_axis)"""
+# Not the operator Sigmoid: ONNX Runtime's is 1.5e-8 for all numbers below -18, and a sum of such may be divided by.
+_SIGMOID = """
+        negated = Neg (single)
+        inverse_odds = Exp (negated)
+        certain = Constant <value_float = 1.0> ()
+        inverse_share = Add (certain, inverse_odds)
+        shares = Reciprocal (inverse_share)"""
 
 
 def call_softmax_topk(

@@ -124,7 +124,7 @@ def softmax_topk(
     """Return values and indices, with ``stats`` also maximum and log_sum; the caller has checked everything.
 
     Shapes: logits are contiguous and ``axis_sizes`` = (outer, width, inner) long, bias [rows, width] float32, bias_row
-    [outer * inner] int64 or None for the first row; values and indices are [outer, k, inner], the others [outer, inner].
+    [outer * inner] int64 or None for the first row; values and indices are [outer, k, inner], the rest [outer, inner].
     Dtypes: logits float32, float16 or bfloat16.
     """
     run, outputs = prepare(

@@ -12,32 +12,12 @@ elements at least that precede it.
 NaN. ONNX Runtime's ReduceMax and TopK lose NaN or not, by position. Its sums never do, so a sum that is needed anyway,
 or one more of the row (3 us of 31 for a row of 128,256), decides by ``If`` between the form above and one that ranks by
 a double key, as the function body does. The decision is made for all rows at once, yet both ways choose the same
-elements, so a row's result does not depend on the others. With ``exact=False`` a short row goes without the sum and
-the choice: a row with NaN, or with nothing but -inf, then gives what the runtime's TopK and Softmax make of it.
+elements, so a row's result does not depend on the others. With ``exact=False`` a short row, or one for which groups are
+not known to be faster than Softmax and TopK (``row_split.pays``), goes without the sum and the choice: with NaN in it,
+or nothing but -inf, it gives what the runtime's TopK and Softmax make of it, and logits that differ and have the same
+probability after rounding are ordered by index.
 
-What is emitted, by the length V of a row, and the figures that decided (microseconds, ONNX Runtime 1.31.1, one thread
-of a Zen 5 processor, 10th percentile of interleaved runs, by benchmarks/hars_portable.py)::
-
-    V >= 8192 and 256 k    groups; else TopK over     rows x V, k   1 x 4096, 8  1 x 8192, 8  8 x 8192, 8  1 x 16384, 64
-                           the row                    the row            11           14           56             23
-                                                      groups             15           16           33             25
-
-    size of a group        near 2 sqrt(V / k), 64     V = 128256      32     64    128    256    384    768
-                           to 256, a divisor of V     k = 1           45     35     31     30     31     32
-                           if one is near             k = 8           49     39     35     35     37     40
-                                                      k = 64          59     48     47     51     59     78
-
-    V <= 2048              sums by (Log)Softmax       rows x V        1 x 2048   8 x 2048   1 x 32000   1 x 128256
-    V > 2048               Sub, Exp, ReduceSum by     Softmax             7         11          17          54
-                           group, then in float64     Sub, Exp, ...       8         14          21          64
-    never                  ReduceLogSumExp                               13         71         131         510
-
-Softmax adds a long row up in float32: on rows of nearly equal numbers its logarithm is 2e-6 off at V = 2048, 2e-5 at
-32000 and 8e-5 at 128256, against 1e-6 for sums by group. Where V has no fitting divisor, padding copies the row.
-
-Each group's sum is taken over whole cache lines (sizes are multiples of 16): ONNX Runtime's ReduceSum adds up in
-another order where a row begins elsewhere in its line. The sums of groups are added in float64, where the order
-does not reach the float32 result but with a chance of about 1e-9.
+How rows are cut, and which length takes which form: ``row_split.py``.
 
 Source: Gaihre et al. 2021 (Dr. Top-k), arXiv:2109.08219; docs/design/0005-hars.md.
 """
@@ -51,13 +31,7 @@ import onnx_ir as ir
 
 from graphwright.engine import facts
 from graphwright.engine.builder import Builder
-
-# The longest row over which Softmax adds up exactly enough (2e-6 in the logarithm, also with half of the lanes).
-LONGEST_SOFTMAX = 2048
-# From here on ranking the groups first is faster than TopK over the row.
-SHORTEST_GROUPED, SHORTEST_PER_K = 8192, 256
-# The sizes of groups, and the elements in a cache line.
-SMALLEST_GROUP, LARGEST_GROUP, LINE = 64, 256, 16
+from graphwright.plugins.hars.row_split import Split, is_grouped, pays, split_row
 
 FLOAT, DOUBLE, INT64 = ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.INT64
 # Stand for NaN and +inf in a key of doubles that hold float32: above all others, and in this order.
@@ -66,43 +40,6 @@ NAN_KEY, INFINITY_KEY = 1e308, 1e300
 NO_ZERO = 1e-30
 
 Pair = tuple[ir.Value, ir.Value]
-
-
-@dataclass(frozen=True)
-class Split:
-    """How a row is cut: ``groups`` runs of ``size`` elements, the last one padded."""
-
-    groups: int
-    size: int
-
-
-def is_short(width: int) -> bool:
-    """Tell whether a row is one that is ranked and summed as a whole, by TopK and Softmax."""
-    return width <= LONGEST_SOFTMAX
-
-
-def split_row(width: int, k: int, *, is_summed: bool) -> Split | None:
-    """Return how a row is cut, or None where TopK over the whole row is faster and no sum over it is needed.
-
-    Example:
-        >>> [split_row(width, 8, is_summed=True) for width in (128256, 50257, 1000)]
-        [Split(groups=501, size=256), Split(groups=315, size=160), None]
-    """
-    if is_short(width) or not (is_summed or is_grouped(width, k)):
-        return None
-    best = min(LARGEST_GROUP, max(SMALLEST_GROUP, 2 * math.sqrt(width / k)))
-    step = LINE if is_summed else 1
-    # Larger groups cost less than padding while an eighth of the row at most is ranked again; their sums are rougher.
-    most = 2 * best if is_summed else max(2 * best, width / (8 * k))
-    sizes = [size for size in range(step, int(most) + 1, step) if width % size == 0 and size >= best / 2]
-    sizes = sizes or [round(best / LINE) * LINE]
-    size = min(sizes, key=lambda each: abs(math.log(each / best)))
-    return Split(-(-width // size), size)
-
-
-def is_grouped(width: int, k: int) -> bool:
-    """Tell whether ranking the groups first is faster than TopK over the row."""
-    return width >= max(SHORTEST_GROUPED, SHORTEST_PER_K * k)
 
 
 def softmax_topk(
@@ -129,8 +66,10 @@ def softmax_topk(
     x = _adjusted(op, logits, bias, temperature)
     if not is_last:
         x = op.Transpose(x, perm=[*range(axis), *range(axis + 1, rank), axis])
-    row = _Row(x, rank - 1, width, k, mode in ("logprob", "prob") or stats, exact or not is_short(width))
-    split = split_row(width, k, is_summed=row.is_summed)
+    is_summed = mode in ("logprob", "prob") or stats
+    is_exact = exact or pays(width, k, is_summed=is_summed)
+    row = _Row(x, rank - 1, width, k, is_summed, is_exact)
+    split = split_row(width, k, is_summed=is_summed) if is_exact else None
     results = _short(op, row, mode, stats) if split is None else _long(op, row, split, mode, stats)
     values, indices, *rest = results
     if not is_last:
@@ -161,6 +100,9 @@ def _adjusted(op: Builder, logits: ir.Value, bias: ir.Value | None, temperature:
 
 def _short(op: Builder, row: _Row, mode: str, stats: bool) -> tuple[ir.Value, ...]:
     """A row as a whole: TopK, and (Log)Softmax for the sum."""
+    if mode in ("prob", "logprob") and not row.exact and not stats:
+        scores = op.Softmax(row.x, axis=-1) if mode == "prob" else op.LogSoftmax(row.x, axis=-1)
+        return tuple(op.TopK(scores, [row.k], _outputs=2))
     probe = op.ReduceSum(row.x, keepdims=0) if row.exact else None
     best, indices = _select(op, row, probe, lambda inner: inner.TopK(row.x, [row.k], _outputs=2))
     values = _own_values(op, best, mode, exact=row.exact)

@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from graphwright.engine import facts
 from graphwright.engine.builder import Builder
-from graphwright.plugins.hars.meaning import SMALLEST_SUM
+from graphwright.plugins.hars.body_text import SMALLEST_SUM
 from graphwright.plugins.hars.portable import FLOAT, INT64, key_of
 
 

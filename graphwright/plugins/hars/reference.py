@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from graphwright.plugins.hars.meaning import SMALLEST_SUM
+from graphwright.plugins.hars.body_text import SMALLEST_SUM
 
 
 def order(x: np.ndarray) -> np.ndarray:

@@ -352,13 +352,18 @@ def test_a_forked_child_gets_threads_of_its_own_and_the_program_ends() -> None:
     assert done.returncode == 0, done.stderr.decode()
 
 
+def forget() -> None:
+    native._load.cache_clear()
+    native.isas.cache_clear()
+
+
 def test_a_missing_library_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for library, reason in ((None, "was not built"), (tmp_path / "broken.so", "cannot be loaded")):
         monkeypatch.setattr(native, "library_path", lambda found=library: found)
-        native._load.cache_clear()
+        forget()
         try:
             assert reason in native.why_not()
             assert not native.available()
             assert native.isas() == ()
         finally:
-            native._load.cache_clear()
+            forget()

@@ -13,6 +13,7 @@ struct Scalar {
   static constexpr int kSums = 2;  // running sums that fit in the registers beside the constants of add_exp
   typedef float Floats __attribute__((vector_size(16)));
   typedef int32_t Ints __attribute__((vector_size(16)));
+  typedef uint32_t Words __attribute__((vector_size(16)));
   using Flags = Ints;
 
   // What exp is relative to.
@@ -88,9 +89,9 @@ struct Scalar {
     series = series * rest + 0.5f;
     series = series * rest + 1.0f;
     series = series * rest + 1.0f;
-    Ints bits;
+    Words bits;
     memcpy(&bits, &shifted, sizeof bits);
-    bits = (bits << 23) + int32_t(0x3f800000);
+    bits = (bits << 23) + bits_of(1.0f);
     Floats power;
     memcpy(&power, &bits, sizeof power);
     return total + series * power;

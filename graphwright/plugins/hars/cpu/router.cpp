@@ -74,17 +74,13 @@ void sigmoid(const RowSteps &steps, const float *scores, bool has_nan, int64_t c
 
 // The sum of the two largest of a run of keys, NaN counted as the largest.
 float sum_of_two_largest(const float *keys, int64_t count) {
-  int64_t first = 0, second = 1;
-  if (order_of(keys[second]) > order_of(keys[first])) first = 1, second = 0;
-  for (int64_t i = 2; i < count; ++i) {
-    if (order_of(keys[i]) <= order_of(keys[second])) continue;
-    second = i;
-    if (order_of(keys[second]) > order_of(keys[first])) {
-      second = first;
-      first = i;
-    }
+  int32_t first = order_of(-kInfinity), second = first;
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t order = order_of(keys[i]), less = order < first ? order : first;
+    second = less > second ? less : second;
+    first = order > first ? order : first;
   }
-  return keys[first] + keys[second];
+  return first > order_of(kInfinity) ? kNan : value_of_order(first) + value_of_order(second);
 }
 
 // Sets the keys outside the best groups to -inf. `room` has space for as many floats as experts, `order` for as many

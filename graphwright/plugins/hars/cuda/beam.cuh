@@ -2,8 +2,8 @@
 //
 // Every list is in order, so an element's place among all is its place in its own list plus, for each other list, how
 // many precede it there, which a binary search tells. A thread for each element; no sorting, no shared memory, and
-// scores of different batch items never meet (LightSeq, arXiv 2010.13887, sorts a whole batch at once, with an offset in
-// the scores that costs them their last bits).
+// scores of different batch items never meet. (LightSeq, arXiv 2010.13887, sorts a whole batch at once, with an offset
+// in the scores that costs them their last bits.)
 #ifndef GRAPHWRIGHT_HARS_BEAM_CUH
 #define GRAPHWRIGHT_HARS_BEAM_CUH
 
@@ -31,7 +31,8 @@ HARS_DEVICE float continued_score(const BeamMerge &p, int64_t item, int beam, in
 
 // Larger is earlier: by score, then by beam, then by place in the list.
 HARS_DEVICE uint64_t continuation_key(const BeamMerge &p, int64_t item, int beam, int place) {
-  return element_key(ordered_key(continued_score(p, item, beam, place)), static_cast<uint32_t>(beam * p.listed + place));
+  const auto position = static_cast<uint32_t>(beam * p.listed + place);
+  return element_key(ordered_key(continued_score(p, item, beam, place)), position);
 }
 
 HARS_DEVICE int preceding_in_list(const BeamMerge &p, int64_t item, int beam, uint64_t own) {
@@ -57,7 +58,8 @@ HARS_DEVICE void merge_one(const BeamMerge &p) {
   if (element >= p.elements) return;
   const int of_item = p.beams * p.listed;
   const int64_t item = element / of_item;
-  const int beam = static_cast<int>(element % of_item) / p.listed, place = static_cast<int>(element % of_item) % p.listed;
+  const int position = static_cast<int>(element % of_item);
+  const int beam = position / p.listed, place = position % p.listed;
   const uint64_t own = continuation_key(p, item, beam, place);
   int precede = 0;
   for (int other = 0; other < p.beams && precede < p.keep; ++other) precede += preceding_in_list(p, item, other, own);

@@ -8,7 +8,8 @@ namespace hars {
 
 // Few elements: each counts those that precede it. No barriers between steps, and equal work for all threads.
 template <class Team>
-HARS_DEVICE void order_by_counting(const Team &team, const uint64_t *elements, int count, uint64_t *sorted, int wanted) {
+HARS_DEVICE void order_by_counting(const Team &team, const uint64_t *elements, int count, uint64_t *sorted,
+                                   int wanted) {
   for (int i = team.rank(); i < count; i += Team::THREADS) {
     const uint64_t own = elements[i];
     int precede = 0;

@@ -67,7 +67,8 @@ HARS_API int64_t hars_cuda_softmax_topk_scratch(const struct hars_cuda_softmax_t
 HARS_API int32_t hars_cuda_softmax_topk(const struct hars_cuda_softmax_topk_request *request, void *scratch,
                                         int64_t scratch_bytes, void *stream);
 
-// The same with the way chosen by the caller; splits <= 0: chosen by the sizes. -1 where this way cannot serve the request.
+// The same with the way chosen by the caller; splits <= 0: chosen by the sizes. -1 where this way cannot serve the
+// request.
 HARS_API int64_t hars_cuda_softmax_topk_scratch_by(const struct hars_cuda_softmax_topk_request *request, int32_t way,
                                                    int32_t splits);
 HARS_API int32_t hars_cuda_softmax_topk_by(const struct hars_cuda_softmax_topk_request *request, int32_t way,

@@ -85,9 +85,10 @@ int find_largest_cluster(void (*kernel)(Arguments), int device, int threads, int
     cudaLaunchAttribute cluster;
     const cudaLaunchConfig_t config = configuration({size, threads, size, shared_bytes}, nullptr, &cluster);
     int fit = 0;
-    if (cudaOccupancyMaxActiveClusters(&fit, kernel, &config) == cudaSuccess && fit > 0) return size;
+    const cudaError_t status = cudaOccupancyMaxActiveClusters(&fit, kernel, &config);
+    if (status == cudaSuccess && fit > 0) return size;
+    if (status != cudaSuccess) cudaGetLastError();  // a size that does not fit is not the caller's concern
   }
-  cudaGetLastError();  // of a size that does not fit: not the caller's concern
   return 1;
 }
 
@@ -110,7 +111,9 @@ template <class Arguments, class Given>
 int32_t launch(void (*kernel)(Arguments), const Grid &grid, const Given &arguments, void *stream) {
   cudaLaunchAttribute cluster;
   const cudaLaunchConfig_t config = configuration(grid, stream, &cluster);
-  return static_cast<int32_t>(cudaLaunchKernelEx(&config, kernel, arguments));
+  const cudaError_t status = cudaLaunchKernelEx(&config, kernel, arguments);
+  if (status != cudaSuccess) cudaGetLastError();  // told here; the next caller of the runtime need not hear of it too
+  return static_cast<int32_t>(status);
 }
 
 #endif

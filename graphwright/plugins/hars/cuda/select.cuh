@@ -79,8 +79,9 @@ HARS_DEVICE int choose_groups(const W &work, uint32_t own, uint32_t largest, uin
   if (work.team.rank() == 0) *work.shared.counter = 0;
   work.team.sync();
   for (int chain = 0; chain < work.layout.chains; ++chain) {
+    const int group = chain * THREADS + work.team.rank();
     if (group_key(work, chain) >= threshold)
-      work.shared.winners[shared_add(work.shared.counter, 1)] = static_cast<uint16_t>(chain * THREADS + work.team.rank());
+      work.shared.winners[shared_add(work.shared.counter, 1)] = static_cast<uint16_t>(group);
   }
   work.team.sync();
   least = static_cast<uint32_t>(threshold >> 32);
