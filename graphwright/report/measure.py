@@ -16,7 +16,9 @@ _KEPT = 20
 
 
 def size_of(model: ir.Model) -> Size:
-    """Return what a model consists of, its subgraphs and functions included; shared weights count once.
+    """Return what a model consists of, its subgraphs included; a call of a function is one operator.
+
+    Shared weights count once, and those inside functions count too.
 
     Example:
         >>> text = '<ir_version: 10, opset_import: ["": 24]> g (float[N] x) => (y) {y = Relu(x)}'
@@ -25,8 +27,8 @@ def size_of(model: ir.Model) -> Size:
     """
     names: Counter[str] = Counter()
     tensors: dict[int, int] = {}
+    names.update(f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in model.graph.all_nodes())
     for graph in facts.graphs(model):
-        names.update(f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in graph)
         for value in graph.initializers.values():
             if value.const_value is not None:
                 tensors[id(value.const_value)] = value.const_value.nbytes
