@@ -121,7 +121,7 @@ def _compiler() -> Finding:
 
 
 def _cpu_kernels() -> Finding:
-    remedy = "install a C++ compiler, then pip install --force-reinstall graphwright; the portable lowering runs without"
+    remedy = "install a C++ compiler, then pip install --force-reinstall graphwright"
     reason = native.why_not()
     if reason:
         return Finding("hars kernels (cpu)", "", reason, remedy)
