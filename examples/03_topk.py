@@ -1,6 +1,6 @@
 """Softmax and top-k over a vocabulary in one read: as a function, and inside a model that ONNX Runtime runs.
 
-    python examples/03_topk.py
+python examples/03_topk.py
 """
 
 import time

@@ -33,9 +33,14 @@ NEIGHBOURS = {("frontends", "graphwright.runtime.profile")}
 
 # Package -> the only places below graphwright/ that may import it.
 HOMES = {
-    "torch": ("frontends/torch.py", "frontends/torch_call.py", "frontends/transformers.py"),
+    "torch": (
+        "frontends/torch.py",
+        "frontends/torch_call.py",
+        "frontends/transformers.py",
+        "plugins/hars/torch_ops.py",
+    ),
     "transformers": ("frontends/torch.py", "frontends/transformers.py"),
-    "onnxruntime": ("runtime/",),
+    "onnxruntime": ("runtime/", "plugins/hars/onnx_run.py"),
     "tensorrt": ("runtime/tensorrt.py", "plugins/"),
     "torch_tensorrt": ("runtime/tensorrt.py", "plugins/"),
 }

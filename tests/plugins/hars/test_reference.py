@@ -111,9 +111,7 @@ def test_routers_agree_with_torch() -> None:
 def test_identity_experts_are_added_up_apart(scaled: bool) -> None:
     scores = RANDOM.normal(size=(50, 12)).astype(np.float32)
     plain, all_experts, _ = reference.router_topk(scores, 5)
-    weights, experts, identity = reference.router_topk(
-        scores, 5, scale=6.0, zero_experts=4, scale_zero_experts=scaled
-    )
+    weights, experts, identity = reference.router_topk(scores, 5, scale=6.0, zero_experts=4, scale_zero_experts=scaled)
     is_identity = all_experts >= 8
     assert is_identity.any() and not is_identity.all()
     np.testing.assert_array_equal(experts, np.where(is_identity, -1, all_experts))
