@@ -234,7 +234,7 @@ def test_the_exponential_is_good_at_every_distance(isa: str) -> None:
     rows[:, 0] = 0
     values, _ = call(rows, 2, "prob", isa=isa, stats=False)
     powers = np.exp(-distances.astype(np.float64))
-    np.testing.assert_allclose(values[:, 0], 1 / (1 + 32 * powers), rtol=2.5e-7)
+    np.testing.assert_allclose(values[:, 0], 1 / (1 + 32 * powers), rtol=4e-7)
 
 
 def test_an_empty_batch_gives_an_empty_result() -> None:
@@ -349,12 +349,11 @@ def run():
     options = dict(k=9, axis_sizes=(8, 50257, 1), mode="logprob", temperature=1.0, stats=True, threads=4)
     return b"".join(part.tobytes() for part in native.softmax_topk(logits, None, None, **options))
 before = run()
-threads_of = lambda: len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 2
 child = os.fork()
 if child == 0:
-    alone = threads_of()
     same = run() == before and run() == before
-    os._exit(0 if same and threads_of() > min(alone, 1) else 3)
+    has_threads = not os.path.isdir("/proc/self/task") or len(os.listdir("/proc/self/task")) > 1
+    os._exit(0 if same and has_threads else 3)
 assert run() == before
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """

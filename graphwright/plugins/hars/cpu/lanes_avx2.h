@@ -64,6 +64,10 @@ struct Avx2 {
   static Flags note_nan(Flags flags, Floats a, Floats b) {
     return _mm256_or_ps(flags, _mm256_cmp_ps(a, b, _CMP_UNORD_Q));
   }
+  static Flags or_above(Flags flags, Floats a, Floats b) {
+    return _mm256_or_ps(flags, _mm256_cmp_ps(a, b, _CMP_GT_OQ));
+  }
+  static Floats choose(Flags flags, Floats yes, Floats no) { return _mm256_blendv_ps(no, yes, flags); }
   static bool any(Flags flags) { return _mm256_movemask_ps(flags) != 0; }
 
   static float largest_lane(Floats x) {
@@ -84,11 +88,11 @@ struct Avx2 {
 
   static Floats exp(Floats d) { return add_exp(fill(0.0f), d, base(0.0f)); }
 
-  // total + exp(x - base) for x <= reference + kReach, x more than 87 below taken as that. With t = 8 log2(e) (x - base)
-  // rounded to an integer this is 2^(t / 8) times a minimax cubic in the rest (relative error 3e-8). The base is the
-  // nearest to the reference that is a whole number q of such steps, so that no difference has to be rounded: adding
-  // kMagic - q rounds, takes q off and leaves t in the low bits of the mantissa. Its three lowest pick from the table, the
-  // others go to the exponent.
+  // total + exp(x - base) for x <= reference + kReach, x more than 87 below taken as that. With t = 8 log2(e) (x -
+  // base) rounded to an integer this is 2^(t / 8) times a minimax cubic in the rest (relative error 3e-8). The base
+  // is the nearest to the reference that is a whole number q of such steps, so that no difference has to be rounded:
+  // adding kMagic - q rounds, takes q off and leaves t in the low bits of the mantissa. Its three lowest pick from
+  // the table, the others go to the exponent.
   static Floats add_exp(Floats total, Floats x, Base base) {
     x = _mm256_max_ps(base.low, x);
     const Floats shifted = _mm256_fmadd_ps(x, fill(kSteps), base.magic);

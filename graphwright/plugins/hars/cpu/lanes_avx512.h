@@ -57,6 +57,8 @@ struct Avx512 {
 
   static Flags no_flags() { return 0; }
   static Flags note_nan(Flags flags, Floats a, Floats b) { return flags | _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
+  static Flags or_above(Flags flags, Floats a, Floats b) { return flags | _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+  static Floats choose(Flags flags, Floats yes, Floats no) { return _mm512_mask_mov_ps(no, flags, yes); }
   static bool any(Flags flags) { return flags != 0; }
 
   static float largest_lane(Floats x) { return _mm512_reduce_max_ps(x); }
@@ -65,11 +67,11 @@ struct Avx512 {
 
   static Floats exp(Floats d) { return add_exp(fill(0.0f), d, base(0.0f)); }
 
-  // total + exp(x - base) for x <= reference + kReach, x more than 87 below taken as that. With t = 32 log2(e) (x - base)
-  // rounded to an integer this is 2^(t / 32) times a minimax square in the rest (relative error 6e-8). The base is the
-  // nearest to the reference that is a whole number q of such steps, so that no difference has to be rounded: adding
-  // kMagic - q rounds, takes q off and leaves t in the low bits of the mantissa. Its five lowest pick from the table, the
-  // others go to the exponent.
+  // total + exp(x - base) for x <= reference + kReach, x more than 87 below taken as that. With t = 32 log2(e) (x -
+  // base) rounded to an integer this is 2^(t / 32) times a minimax square in the rest (relative error 6e-8). The base
+  // is the nearest to the reference that is a whole number q of such steps, so that no difference has to be rounded:
+  // adding kMagic - q rounds, takes q off and leaves t in the low bits of the mantissa. Its five lowest pick from the
+  // table, the others go to the exponent.
   static Floats add_exp(Floats total, Floats x, Base base) {
     x = _mm512_max_ps(base.low, x);
     const Floats shifted = _mm512_fmadd_ps(x, fill(kSteps), base.magic);

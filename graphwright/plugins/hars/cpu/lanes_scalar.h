@@ -59,6 +59,8 @@ struct Scalar {
 
   static Flags no_flags() { return Ints{}; }
   static Flags note_nan(Flags flags, Floats a, Floats b) { return flags | (a != a) | (b != b); }
+  static Flags or_above(Flags flags, Floats a, Floats b) { return flags | (a > b); }
+  static Floats choose(Flags flags, Floats yes, Floats no) { return select(flags, yes, no); }
   static bool any(Flags flags) { return (flags[0] | flags[1] | flags[2] | flags[3]) != 0; }
 
   static float largest_lane(Floats x) {

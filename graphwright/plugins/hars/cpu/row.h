@@ -34,6 +34,16 @@ struct Range {
   float least, most;
 };
 
+// Rows as short as this are ranked several at once, each in a lane of its own.
+constexpr int64_t kTogetherWidth = 64, kTogetherK = 8, kMostLanes = 16;
+
+// What is found of them: the best numbers of each row, where they stand, exp(best[j] - best[0]), and the sum of
+// exp(x - best[0]) over the row.
+struct Together {
+  float best[kTogetherK][kMostLanes], places[kTogetherK][kMostLanes], powers[kTogetherK][kMostLanes];
+  float sums[kMostLanes];
+};
+
 struct RowSteps {
   // For the blocks [first, last): their maxima, NaN left out and -inf where nothing is left; unless sums is null, also
   // what combine() needs. Returns whether a NaN was met; the sums then mean nothing.
@@ -58,6 +68,12 @@ struct RowSteps {
   // powers[i] = exp(values[i] - reference), taken at -87 where the difference is less; returns their sum. reference is
   // at least the largest value and finite. powers has room for count + kSparePowers.
   float (*exps)(const float *values, int64_t count, float reference, float *powers);
+
+  // Ranks `lanes` rows of `width` numbers that lie one behind the other; powers and sums mean nothing for a row whose
+  // best is infinite, and sums are made only where asked for. Returns a bit for each row without a NaN; the others'
+  // results mean nothing.
+  uint32_t (*rank_together)(const float *values, int64_t width, int64_t k, bool has_sums, Together *together);
+  int64_t lanes;
 };
 
 const RowSteps *scalar_steps();

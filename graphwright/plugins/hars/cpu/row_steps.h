@@ -6,6 +6,7 @@
 #include "keys.h"
 #include "row.h"
 #include "row_source.h"
+#include "row_together.h"
 #include "select.h"
 
 namespace {
@@ -95,7 +96,9 @@ template <class L>
 bool summarize(const Row &row, Blocks blocks, int64_t first, int64_t last, float *maxima, float *sums) {
   return with_source<L>(row, [&](const auto &x) {
     auto nan = L::no_flags();
-    const auto end_of = [&](int64_t i) { return (i + 1) * blocks.block < row.width ? (i + 1) * blocks.block : row.width; };
+    const auto end_of = [&](int64_t i) {
+      return (i + 1) * blocks.block < row.width ? (i + 1) * blocks.block : row.width;
+    };
     if (!sums) {
       for (int64_t i = first; i < last; ++i) maxima[i] = block_maximum<L>(x, i * blocks.block, end_of(i), nan);
       return L::any(nan);
@@ -163,7 +166,8 @@ int64_t collect(const S &x, int64_t begin, int64_t end, float bound, int64_t *ke
 // What retrieve() does where the blocks' numbers come in a bad order, such as ascending: best block first, until the
 // next one's best number cannot enter, and with a bound that rises.
 template <class L, class S>
-int64_t retrieve_descending(const S &x, int64_t width, int64_t block, const int64_t *winners, int64_t k, int64_t *keys) {
+int64_t retrieve_descending(const S &x, int64_t width, int64_t block, const int64_t *winners, int64_t k,
+                            int64_t *keys) {
   int64_t count = 0, worst_kept = INT64_MIN;
   float bound = value_of_order(order_of_key(winners[k - 1]));
   for (int64_t i = 0; i < k; ++i) {
@@ -241,7 +245,8 @@ float exps(const float *values, int64_t count, float reference, float *powers) {
 
 template <class L>
 constexpr hars::RowSteps steps_of() {
-  return {summarize<L>, combine<L>, retrieve<L>, largest<L>, widen_row<L>, range_of<L>, exps<L>};
+  return {summarize<L>, combine<L>, retrieve<L>, largest<L>, widen_row<L>, range_of<L>, exps<L>,
+          rank_together<L>, L::kWidth};
 }
 
 }  // namespace

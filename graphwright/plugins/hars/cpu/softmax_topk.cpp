@@ -8,6 +8,7 @@
 #include "memory.h"
 #include "number.h"
 #include "outputs.h"
+#include "short_rows.h"
 
 namespace hars {
 namespace {
@@ -25,8 +26,8 @@ struct Plan {
   int64_t number_size() const { return request.dtype == HARS_FLOAT32 ? 4 : 2; }
 };
 
-// Long blocks make few maxima to choose from and few sums to add up, short ones leave less to read again. Three times as
-// many blocks as k keep the second reading under a third of the row, and the candidates near k.
+// Long blocks make few maxima to choose from and few sums to add up, short ones leave less to read again. Three times
+// as many blocks as k keep the second reading under a third of the row, and the candidates near k.
 Blocks blocks_for(int64_t width, int64_t k, bool has_sums) {
   int64_t block = has_sums ? kLargestBlock : kLargestBlock / 2;
   while (block > 32 && (width + block - 1) / block < 3 * k) block /= 2;
@@ -126,13 +127,23 @@ struct WholeRows {
       plan.out_of_memory = true;
       return;
     }
-    const int64_t last = plan.rows() * (task + 1) / self.tasks;
-    for (int64_t index = plan.rows() * task / self.tasks; index < last; ++index) {
-      const Row row = row_of(plan, index, scratch.gathered.get());
-      float *sums = plan.has_sums ? scratch.sums.get() : nullptr;
-      const bool has_nan = plan.steps.summarize(row, plan.blocks, 0, plan.blocks.count, scratch.maxima.get(), sums);
-      finish(plan, index, row, has_nan, scratch.maxima.get(), sums, scratch);
+    const bool are_short = are_short_rows(plan.request);
+    const int64_t first = plan.rows() * task / self.tasks, last = plan.rows() * (task + 1) / self.tasks;
+    const int64_t step = are_short ? plan.steps.lanes : 1;
+    for (int64_t index = first; index < last; index += step) {
+      const int64_t count = step < last - index ? step : last - index;
+      const uint32_t done = are_short ? rank_short_rows(plan.request, plan.steps, index, count) : 0;
+      for (int64_t i = 0; i < count; ++i) {
+        if (!(done >> i & 1)) run_one(plan, index + i, scratch);
+      }
     }
+  }
+
+  static void run_one(Plan &plan, int64_t index, Scratch &scratch) {
+    const Row row = row_of(plan, index, scratch.gathered.get());
+    float *sums = plan.has_sums ? scratch.sums.get() : nullptr;
+    const bool has_nan = plan.steps.summarize(row, plan.blocks, 0, plan.blocks.count, scratch.maxima.get(), sums);
+    finish(plan, index, row, has_nan, scratch.maxima.get(), sums, scratch);
   }
 };
 
