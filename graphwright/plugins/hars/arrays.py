@@ -3,8 +3,7 @@
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import ml_dtypes
 import numpy as np
@@ -13,6 +12,8 @@ from graphwright.errors import RequestError
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 SINGLE_OR_LESS = (np.dtype(np.float32), np.dtype(np.float16), BFLOAT16)
+# By numpy's type character; "E" is ml_dtypes' bfloat16.
+_FLOATS = "fdeE"
 _NEEDED = "float32, float16, bfloat16 or float64"
 
 
@@ -33,8 +34,11 @@ def to_numpy(where: str, value: Any) -> np.ndarray:
     Raises:
         RequestError: no float array.
     """
-    array = _from_torch(value) if is_torch(value) else np.asarray(value)
-    if array.dtype not in (*SINGLE_OR_LESS, np.dtype(np.float64)):
+    if isinstance(value, np.ndarray):
+        array = value
+    else:
+        array = _from_torch(value) if is_torch(value) else np.asarray(value)
+    if array.dtype.char not in _FLOATS:
         raise RequestError(where, f"dtype {array.dtype}", needed=_NEEDED)
     return array
 
@@ -49,14 +53,13 @@ def _from_torch(value: Any) -> np.ndarray:
 
 def like(arrays: Sequence[np.ndarray], given: object) -> tuple[Any, ...]:
     """Return the arrays as the kind that was given: torch tensors on the device of a torch tensor, else as they are."""
-    if not is_torch(given):
+    if isinstance(given, np.ndarray) or not is_torch(given):
         return tuple(arrays)
     torch = sys.modules["torch"]
     return tuple(torch.from_numpy(array).to(given.device) for array in arrays)
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(NamedTuple):
     """Logits as [outer, width, inner], and how to get back."""
 
     array: np.ndarray
@@ -66,8 +69,8 @@ class Rows:
     @property
     def sizes(self) -> tuple[int, int, int]:
         """How many rows before the axis, how long a row is, and how many sizes lie behind the axis."""
-        shape = self.array.shape
-        return math.prod(shape[: self.axis]), shape[self.axis], math.prod(shape[self.axis + 1 :])
+        shape, axis = self.array.shape, self.axis
+        return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
 
     def kept(self, k: int) -> tuple[int, ...]:
         """The shape with ``k`` in place of the width."""
@@ -92,14 +95,18 @@ def check_rows(where: str, logits: Any, k: int, axis: int, bias: Any, temperatur
         raise RequestError(f"{where}: axis", str(axis), needed=f"-{array.ndim} to {array.ndim - 1}")
     axis %= array.ndim
     check_k(where, k, array.shape[axis])
-    if not (isinstance(temperature, int | float) and 0 < temperature < math.inf) or np.float32(temperature) == 0:
+    if temperature != 1.0 and not _is_temperature(temperature):
         raise RequestError(f"{where}: temperature", repr(temperature), needed="a finite number above 0")
     return Rows(array, axis, None if bias is None else _check_bias(where, bias, array))
 
 
+def _is_temperature(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and 0 < value < math.inf and np.float32(value) != 0
+
+
 def check_k(where: str, k: object, width: int) -> None:
     """Raise unless ``k`` is a whole number from 1 to the width."""
-    if isinstance(k, bool) or not isinstance(k, int | np.integer):
+    if type(k) is not int and (isinstance(k, bool) or not isinstance(k, int | np.integer)):
         raise RequestError(f"{where}: k", repr(k), needed="a whole number")
     if not 1 <= k <= width:
         raise RequestError(f"{where}: k", str(k), needed=f"1 to {width}, the size of the axis")

@@ -1,5 +1,6 @@
 """Which implementations of the HARS operators this machine can run, and which one a call takes."""
 
+from functools import cache
 from importlib.util import find_spec
 from typing import Literal
 
@@ -68,6 +69,7 @@ def choose(where: str, implementation: str, given: object) -> str:
     return implementation
 
 
+@cache
 def _fastest_on_cpu() -> str:
     return next(name for name in NAMES[1:] if not why_not(name))
 

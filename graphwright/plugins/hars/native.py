@@ -181,7 +181,9 @@ def prepare(
         0 if maximum is None else _address(maximum),
         0 if log_sum is None else _address(log_sum),
     )
-    workers, kept = _workers(isa, threads), (logits, bias, bias_row)
+    workers = _workers(isa, threads)
+    # The request has addresses alone: what they point at must live as long as it does.
+    kept = (logits, bias, bias_row, values, indices, maximum, log_sum)
 
     def run(kept: object = kept) -> None:
         _run("hars_softmax_topk", request, workers)

@@ -172,6 +172,8 @@ def test_bad_routers_are_refused_with_a_reason(options: dict[str, Any], text: st
 
 
 def test_what_cannot_run_here_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Found once in a process, and asked for at every call.
+    monkeypatch.setattr(choice, "_fastest_on_cpu", choice._fastest_on_cpu.__wrapped__)
     monkeypatch.setattr(choice.native, "why_not", lambda: "the kernels were not built")
     assert set(hars.implementations()).isdisjoint({"scalar", "avx2", "avx512"})
     with pytest.raises(MissingDependencyError, match="the kernels were not built"):

@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import product
@@ -382,3 +383,15 @@ def test_a_missing_library_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_pat
             assert native.isas() == ()
         finally:
             forget()
+
+
+def test_a_prepared_call_keeps_its_memory() -> None:
+    logits = np.arange(8192, dtype=np.float32).reshape(1024, 8)
+    options: dict[str, Any] = {"mode": "logit", "temperature": 1.0, "stats": True}
+    run, outputs = native.prepare(logits, None, None, k=2, axis_sizes=(1024, 8, 1), **options)
+    kept = [weakref.ref(array) for array in (logits, *outputs)]
+    del logits, outputs
+    run()
+    assert all(each() is not None for each in kept)
+    del run
+    assert all(each() is None for each in kept)
