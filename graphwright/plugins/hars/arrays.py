@@ -34,10 +34,7 @@ def to_numpy(where: str, value: Any) -> np.ndarray:
     Raises:
         RequestError: no float array.
     """
-    if isinstance(value, np.ndarray):
-        array = value
-    else:
-        array = _from_torch(value) if is_torch(value) else np.asarray(value)
+    array = _from_torch(value) if is_torch(value) else np.asarray(value)
     if array.dtype.char not in _FLOATS:
         raise RequestError(where, f"dtype {array.dtype}", needed=_NEEDED)
     return array
