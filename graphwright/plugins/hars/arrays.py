@@ -50,7 +50,7 @@ def _from_torch(value: Any) -> np.ndarray:
 
 def like(arrays: Sequence[np.ndarray], given: object) -> tuple[Any, ...]:
     """Return the arrays as the kind that was given: torch tensors on the device of a torch tensor, else as they are."""
-    if isinstance(given, np.ndarray) or not is_torch(given):
+    if not is_torch(given):
         return tuple(arrays)
     torch = sys.modules["torch"]
     return tuple(torch.from_numpy(array).to(given.device) for array in arrays)
@@ -98,7 +98,7 @@ def check_rows(where: str, logits: Any, k: int, axis: int, bias: Any, temperatur
 
 
 def _is_temperature(value: object) -> bool:
-    return isinstance(value, int | float | np.number) and 0 < value < math.inf and np.float32(value) != 0
+    return isinstance(value, int | float | np.number) and bool(0 < value < math.inf) and bool(np.float32(value))
 
 
 def check_k(where: str, k: object, width: int) -> None:
