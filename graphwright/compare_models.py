@@ -10,13 +10,16 @@ from zipfile import BadZipFile
 import numpy as np
 import onnx_ir as ir
 
-from graphwright.compilation.checking import Call, requests, runner
+from graphwright.compilation.checking import requests
+from graphwright.compilation.running import Call, runner
 from graphwright.compilation.settings import as_profile
-from graphwright.engine.compare import TOLERANCES, Tolerance, compare, gap_of, plain
+from graphwright.engine.compare import TOLERANCES, Difference, Tolerance, gap_of, plain
+from graphwright.engine.ties import compare_with_source
 from graphwright.engine.verification import sizes_text
 from graphwright.errors import GraphwrightError, RequestError, VerificationError
 from graphwright.frontends import Source
 from graphwright.optimize import load_source
+from graphwright.runtime.reference import evaluate
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -67,7 +70,8 @@ def compare_models(
 ) -> Comparison:
     """Run both models on the same inputs: those of a file, else random ones at the profile's points.
 
-    Without a profile, a point at which the first model cannot run is skipped.
+    Indices of the largest that tie in the first model may come in either order (``engine.ties``). Without a profile, a
+    point at which the first model cannot run is skipped.
 
     Raises:
         VerificationError: the first model runs at no point.
@@ -82,7 +86,7 @@ def compare_models(
     a, b = (load_source(model, profile=profile, task=task) for model in (first, second))
     given = [read_arrays(inputs, a.model)] if inputs is not None else _requests(a, profile)
     allowed = TOLERANCES if tolerance is None else {dtype: Tolerance(tolerance, 0.0) for dtype in TOLERANCES}
-    found = _compare(runner(a), runner(b), given, allowed, may_skip=inputs is None and profile is None)
+    found = _compare(a.model, runner(a), runner(b), given, allowed, may_skip=inputs is None and profile is None)
     if not found.points:
         reason = found.skipped[0] if found.skipped else "no inputs"
         hint = "give --profile or --inputs"
@@ -95,6 +99,7 @@ def _requests(source: Source, profile: str | None) -> list[dict[str, np.ndarray]
 
 
 def _compare(
+    model_a: ir.Model,
     run_a: Call,
     run_b: Call,
     given: Sequence[Arrays],
@@ -112,7 +117,11 @@ def _compare(
                 raise
             skipped.append(f"{sizes_text(each)}: {error}")
             continue
-        _add(found, expected, _answers(run_b, each), allowed, sizes_text(each))
+        actual = _answers(run_b, each)
+        differences: list[Difference] = []
+        if not isinstance(actual, str):
+            differences = compare_with_source(model_a, each, expected, actual, evaluate, allowed)
+        _add(found, expected, actual, differences, sizes_text(each))
     return Comparison(tuple(found.values()), len(given) - len(skipped), tuple(skipped))
 
 
@@ -127,7 +136,7 @@ def _add(
     found: dict[str, OutputDifference],
     expected: Arrays,
     actual: Arrays | str,
-    allowed: Mapping[ir.DataType, Tolerance],
+    differences: Sequence[Difference],
     where: str,
 ) -> None:
     if isinstance(actual, str):
@@ -140,7 +149,7 @@ def _add(
         if other is not None and other.shape == tensor.shape and "O" not in (tensor.dtype.kind, other.dtype.kind):
             gap = gap_of(tensor, other, Tolerance(0.0, 0.0))
             row.absolute, row.relative = max(row.absolute, gap.absolute), max(row.relative, gap.relative)
-    for difference in compare(expected, actual, allowed):
+    for difference in differences:
         row = found.setdefault(difference.output, OutputDifference(difference.output))
         row.detail = row.detail or f"{difference.detail} ({where})"
 

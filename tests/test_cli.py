@@ -285,3 +285,21 @@ def test_what_would_fail_at_the_end_is_refused_at_the_start(
     assert "pip install graphwright[report]" in capsys.readouterr().err
     assert main(["optimize", "model.onnx", "-o", "out", "--explain", "fuse-nothing"]) == 2
     assert not Path("out").exists()
+
+
+TIES = """<ir_version: 10, opset_import: ["": 24]> g (float[batch, 40] x) => (float[batch, 3] v, int64[batch, 3] i) {
+    k = Constant <value_ints = [3]> () n = Round (x) s = Softmax (n) RANKED }"""
+# Of equals the last one first.
+BACKWARDS = """a = Constant <value_ints = [-1]> () e = Constant <value_ints = [-41]> () r = Slice (s, a, e, a, a)
+    v, j = TopK (r, k) l = Constant <value_int = LAST> () i = Sub (l, j)"""
+
+
+def test_verify_takes_either_order_of_what_ties(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, ranked in (
+        ("first", "v, i = TopK (s, k)"),
+        ("last", BACKWARDS.replace("LAST", "39")),
+        ("wrong", BACKWARDS.replace("LAST", "38")),
+    ):
+        onnx.save(onnx.parser.parse_model(TIES.replace("RANKED", ranked)), f"{name}.onnx")
+    assert run_json(capsys, "verify", "first.onnx", "last.onnx")["same"] is True
+    assert run_json(capsys, "verify", "first.onnx", "wrong.onnx", code=1)["same"] is False

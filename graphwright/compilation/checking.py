@@ -2,12 +2,16 @@
 
 A small source and its result are both loaded and run in turn. Of large ones only one is in memory at a time:
 the source runs first, at every shape, and its outputs wait in files.
+
+Where a pass changes the numbers by design, the models just before and just behind it are run as well, the same way: the
+source must agree with the first, the result with the last, and those between two such passes with each other. The
+result is then measured against the source. So each such pass costs two more models that run at every shape; their
+weights are shared with source and result, and large ones are written to a file each while they run. Only where they
+differ two of them run in float64, which takes twice their memory.
 """
 
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +19,10 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from graphwright.compilation.running import Arrays, Call, outputs_at, runner
+from graphwright.engine.by_design import Approximation, compare_behind
 from graphwright.engine.compare import Difference, compare
+from graphwright.engine.deviation import Deviation, broken, deviations, worst_of
 from graphwright.engine.sample import sample_inputs
 from graphwright.engine.ties import compare_with_source
 from graphwright.engine.verification import Verification as Comparison
@@ -27,21 +34,58 @@ from graphwright.runtime.bound import BoundProfile
 from graphwright.runtime.ort import OrtSession
 from graphwright.runtime.reference import Reference, evaluate
 from graphwright.runtime.signature import inputs_of
-from graphwright.runtime.time_limit import CHECKED_RUN
 
-Arrays = Mapping[str, np.ndarray]
-Call = Callable[[Arrays], Mapping[str, np.ndarray]]
+At = Callable[[int], Arrays]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Passes that must keep the numbers, all in a row: the models before and behind them, and what those give.
+
+    ``actual`` is None for the result itself, which its own session runs. ``start`` says what the first model is.
+    """
+
+    start: str
+    before: ir.Model
+    expected: At
+    after: ir.Model
+    actual: At | None = None
+    is_behind: bool = False
+
+    def differences(self, inputs: Arrays, due: Arrays, actual: Arrays) -> list[Difference]:
+        """Compare what both models gave; behind an approximation, rounding may be larger."""
+        if self.is_behind:
+            return compare_behind(self.before, self.after, inputs, due, actual, evaluate)
+        return compare_with_source(self.before, inputs, due, actual, evaluate)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The first point at which something differed, and the stretch of passes that is to blame.
+
+    ``is_lost``: not they are, but what a pass that changes the numbers may not do either, NaN for one.
+    """
+
+    differences: tuple[Difference, ...]
+    inputs: Arrays
+    stretch: Stretch
+    is_lost: bool = False
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What came of a comparison. ``failed`` holds the inputs of the first point that differed."""
+    """What came of a comparison.
+
+    ``points`` tell how far the result is from the source. Where passes change the numbers by design, ``deviations`` do
+    by output, and ``kept`` tells how far off all others are at most, absolutely and relatively.
+    """
 
     points: tuple[VerifiedPoint, ...]
     skipped: tuple[str, ...]
-    differences: tuple[Difference, ...] = ()
-    failed: Arrays | None = None
+    failure: Failure | None = None
     reference: str = ""
+    kept: tuple[float, float] = (0.0, 0.0)
+    deviations: tuple[Deviation, ...] = ()
 
 
 def requests(model: ir.Model, profile: BoundProfile, examples: Arrays | None = None) -> list[dict[str, np.ndarray]]:
@@ -85,14 +129,16 @@ def _complete(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> Mapping
 def check(
     source: Source,
     original: Path | None,
+    finished: ir.Model,
     result: Callable[[], OrtSession],
     inputs: Sequence[Arrays],
     *,
+    approximations: Sequence[Approximation] = (),
     one_at_a_time: bool = False,
     may_skip: bool = False,
     tell: Callable[[int], None] = lambda done: None,
 ) -> Checked:
-    """Compare the result with its source; stops at the first point that differs.
+    """Compare the finished model, as ``result`` runs it, with its source; stops at the first point that differs.
 
     ``original`` is the file that an ONNX source was read from. Where the source cannot run at a point, the
     point is skipped if ``may_skip`` (nobody promised that it can), as long as one point is left.
@@ -100,35 +146,62 @@ def check(
     Raises:
         VerificationError: the source cannot be run.
     """
-    with _expected(source, original, inputs, one_at_a_time) as expected_at:
-        comparison = _Comparison(source.model, may_skip)
-        session = result()
+    reference = "PyTorch" if source.reference is not None else "the source model"
+    with ExitStack() as stack:
+
+        def outputs(make: Callable[[], Call]) -> At:
+            return stack.enter_context(outputs_at(make, inputs, one_at_a_time))
+
+        expected = outputs(lambda: runner(source, original if one_at_a_time else None))
+        ends = (source.model, finished)
+        stretches = _stretches(reference, ends, expected, approximations, outputs)
+        comparison = _Comparison(stretches, result(), may_skip)
         for index, given in enumerate(inputs):
             tell(index)
-            if not comparison.add(given, partial(expected_at, index), session):
+            if not comparison.add(index, given):
                 break
-    return comparison.checked("PyTorch" if source.reference is not None else "the source model")
+    return comparison.checked(reference)
+
+
+def _stretches(
+    reference: str,
+    ends: tuple[ir.Model, ir.Model],
+    expected: At,
+    approximations: Sequence[Approximation],
+    outputs: Callable[[Callable[[], Call]], At],
+) -> list[Stretch]:
+    """Return the stretches between the passes that change the numbers; without any, the one from end to end."""
+    found: list[Stretch] = []
+    start, before = reference, ends[0]
+    for each in approximations:
+        actual = outputs(partial(Reference, each.before, threads=None))
+        found.append(Stretch(start, before, expected, each.before, actual, is_behind=bool(found)))
+        start, before = f"the model behind {each.name}", each.after
+        expected = outputs(partial(Reference, each.after, threads=None))
+    return [*found, Stretch(start, before, expected, ends[1], is_behind=bool(found))]
 
 
 class _Comparison:
     """Gathers points until one differs."""
 
-    def __init__(self, source: ir.Model, may_skip: bool) -> None:
-        self.source = source
+    def __init__(self, stretches: Sequence[Stretch], session: OrtSession, may_skip: bool) -> None:
+        self.stretches = stretches
+        self.session = session
         self.may_skip = may_skip
         self.points: list[VerifiedPoint] = []
         self.skipped: list[str] = []
-        self.differences: list[Difference] = []
-        self.failed: Arrays | None = None
+        self.failure: Failure | None = None
+        self.kept = Comparison("final")
+        self.deviations: list[Deviation] = []
 
-    def add(self, given: Arrays, expected: Callable[[], Arrays], session: OrtSession) -> bool:
+    def add(self, index: int, given: Arrays) -> bool:
         """Compare at one point; tells whether to go on.
 
         Raises:
             VerificationError: the source gives other numbers each time.
         """
         try:
-            wanted = expected()
+            wanted = self.stretches[0].expected(index)
         except TimeLimitError:
             raise
         except GraphwrightError as error:
@@ -136,116 +209,50 @@ class _Comparison:
                 raise
             self.skipped.append(f"{sizes_text(given)}: {error}")
             return True
-        try:
-            actual = session(given)
-        except GraphwrightError as error:
-            self.differences.append(Difference("model", "run", f"a result that cannot be run: {error}"))
-            self.failed = given
-            return False
+        result: Arrays = {}
+        for stretch in self.stretches:
+            try:
+                due = wanted if stretch is self.stretches[0] else stretch.expected(index)
+                result = self.session(given) if stretch.actual is None else stretch.actual(index)
+            except GraphwrightError as error:
+                return self._fail(given, stretch, [Difference("model", "run", f"a model that cannot be run: {error}")])
+            differences = stretch.differences(given, due, result)
+            if differences and compare(due, stretch.expected(index)):
+                hint = "export it in evaluation mode, or do not verify"
+                found = "other numbers each time it runs"
+                raise VerificationError("source", found, needed="a model without random numbers", hint=hint)
+            if differences:
+                return self._fail(given, stretch, differences)
+            if len(self.stretches) > 1:
+                self.kept.add("", due, result, ())
+        return self._add(given, wanted, result)
+
+    def _add(self, given: Arrays, wanted: Arrays, result: Arrays) -> bool:
+        """Keep how far the result is from the source, which no pass has broken."""
+        if len(self.stretches) > 1:
+            lost = broken(wanted, result)
+            if lost:
+                return self._fail(given, self.stretches[0], lost, is_lost=True)
+            self.deviations.extend(deviations(wanted, result))
         comparison = Comparison("final")
-        self.differences = compare_with_source(self.source, given, wanted, actual, evaluate)
-        if self.differences and compare(wanted, expected()):
-            hint = "export it in evaluation mode, or do not verify"
-            found = "other numbers each time it runs"
-            raise VerificationError("source", found, needed="a model without random numbers", hint=hint)
-        comparison.add("", wanted, actual, self.differences)
+        comparison.add("", wanted, result, ())
         shapes = {name: tuple(array.shape) for name, array in given.items()}
         output = comparison.worst_where.rpartition("output ")[2]
         self.points.append(VerifiedPoint(shapes, output, comparison.worst_absolute, comparison.worst_relative))
-        self.failed = given if self.differences else None
-        return not self.differences
+        return True
+
+    def _fail(
+        self, given: Arrays, stretch: Stretch, differences: Sequence[Difference], *, is_lost: bool = False
+    ) -> bool:
+        self.failure = Failure(tuple(differences), given, stretch, is_lost)
+        return False
 
     def checked(self, reference: str) -> Checked:
         """Return what came of it."""
-        if not self.points and not self.differences:
+        if not self.points and self.failure is None:
             reason = self.skipped[0] if self.skipped else "no inputs"
             hint = "give a profile with shapes that the source can run, or example inputs"
             raise VerificationError("source", f"no shape that it runs at ({reason})", needed="one at least", hint=hint)
-        return Checked(tuple(self.points), tuple(self.skipped), tuple(self.differences), self.failed, reference)
-
-
-@contextmanager
-def _expected(
-    source: Source, original: Path | None, inputs: Sequence[Arrays], one_at_a_time: bool
-) -> Iterator[Callable[[int], Arrays]]:
-    """The source's outputs at each point: computed when asked for, or all before, into files."""
-    if not one_at_a_time:
-        run = runner(source)
-        yield lambda index: run(inputs[index])
-        return
-    folder = Path(tempfile.mkdtemp(prefix="graphwright-"))
-    try:
-        with _opened(source, original) as run:
-            found = [_stored(run, given, folder / str(index)) for index, given in enumerate(inputs)]
-        yield lambda index: found[index]()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _opened(source: Source, original: Path | None) -> Iterator[Call]:
-    run = runner(source, original)
-    try:
-        yield run
-    finally:
-        if isinstance(run, OrtSession):
-            run.close()
-
-
-def runner(source: Source, original: Path | None = None) -> Call:
-    """Return what runs a source as it was given: torch, or ONNX Runtime without optimizations.
-
-    With ``original``, the file is run with its weights mapped from it, so that they take no memory of their
-    own.
-    """
-    if source.reference is not None:
-        return _guarded(source.reference)
-    if original is not None:
-        free = BoundProfile(inputs_of(source.model), ({},))
-        return OrtSession(original, free, optimize=False, prepack=False, seconds=CHECKED_RUN, kernels=False)
-    return Reference(source.model, threads=None)
-
-
-def _guarded(run: Call) -> Call:
-    """Foreign code may raise anything; here it always means that the source cannot run these inputs."""
-
-    def call(inputs: Arrays) -> Mapping[str, np.ndarray]:
-        try:
-            return run(inputs)
-        except GraphwrightError:
-            raise
-        except Exception as error:
-            found = f"{type(error).__name__} at {sizes_text(inputs)}: {error}"
-            hint = "narrow the profile to shapes that the source takes"
-            raise VerificationError("source", found, needed="a source that runs", hint=hint) from error
-
-    return call
-
-
-def _stored(run: Call, inputs: Arrays, folder: Path) -> Callable[[], Arrays]:
-    """Run now; return what gives the outputs, mapped from files, or raises what the run raised."""
-    try:
-        outputs = run(inputs)
-    except GraphwrightError as error:
-        failure = error
-
-        def fail() -> Arrays:
-            raise failure
-
-        return fail
-    folder.mkdir()
-    names = list(outputs)
-    dtypes = [outputs[name].dtype for name in names]
-    for index, name in enumerate(names):
-        # NumPy's format has no bfloat16; as bytes every type has a place in it.
-        array = np.ascontiguousarray(outputs[name])
-        np.save(folder / f"{index}.npy", array.view(np.uint8) if array.dtype.kind == "V" and array.ndim else array)
-
-    def read() -> Arrays:
-        arrays = [np.load(folder / f"{index}.npy", mmap_mode="r") for index in range(len(names))]
-        return {
-            name: array if array.dtype == dtype else array.view(dtype)
-            for name, array, dtype in zip(names, arrays, dtypes, strict=True)
-        }
-
-    return read
+        kept = (self.kept.worst_absolute, self.kept.worst_relative)
+        found = worst_of(self.deviations)
+        return Checked(tuple(self.points), tuple(self.skipped), self.failure, reference, kept, found)

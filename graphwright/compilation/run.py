@@ -14,8 +14,9 @@ from typing import Any
 import onnx_ir as ir
 
 from graphwright.artifact import Artifact
-from graphwright.compilation.checking import Checked, check, requests
+from graphwright.compilation.checking import Checked, Failure, check, requests
 from graphwright.compilation.settings import Settings
+from graphwright.engine.by_design import Approximations, passes_text, summary
 from graphwright.engine.observe import Observer, PrintChanges, Progress, Record, StopAfter
 from graphwright.engine.pipeline import Pipeline, run_pipeline
 from graphwright.engine.reproduce import write_reproducer
@@ -61,6 +62,7 @@ class Compilation:
             OutputError: a large result could not be written to the staging folder.
         """
         self.profile = self.settings.bind(self.source.model)
+        self.approximations = Approximations(self.pipeline.changing)
         before = size_of(self.source.model)
         with self._timed("passes"):
             model, regions = self._rewrite()
@@ -110,6 +112,7 @@ class Compilation:
         names = [step.name for step in self.pipeline.steps]
         observers: list[Observer] = [
             self.record,
+            self.approximations,
             Progress(lambda name, done, _: self._tell(name, done + 1), names),
         ]
         if self.settings.print_changes:
@@ -172,38 +175,55 @@ class Compilation:
         checked = check(
             self.source,
             self.original,
+            model,
             result,
             inputs,
+            approximations=self.approximations.found,
             one_at_a_time=path is not None,
             may_skip=not self.profile.is_bounded,
             tell=lambda done: self._tell(f"verify {done + 1}/{len(inputs)}", last),
         )
-        if checked.differences:
-            self._fail(model, checked)
+        if checked.failure is not None:
+            self._fail(model, checked.failure)
         for session in sessions:
             session.seconds = None
         is_own = path is None and target == self.settings.target
         return checked, sessions[0] if is_own else None
 
-    def _fail(self, model: ir.Model, checked: Checked) -> None:
-        given = checked.failed or {}
-        found = f"other numbers at {sizes_text(given)}: {'; '.join(map(str, checked.differences[:3]))}"
-        needed = f"those of {checked.reference}"
+    def _fail(self, model: ir.Model, failure: Failure) -> None:
+        given, stretch = failure.inputs, failure.stretch
+        found = f"other numbers at {sizes_text(given)}: {'; '.join(map(str, failure.differences[:3]))}"
+        needed = f"those of {stretch.start}"
+        if failure.is_lost:
+            needed = f"finite ones in the form of {stretch.start}, whatever {passes_text(self._by_design())} changes"
+        after = model if failure.is_lost else stretch.after
         place = self.settings.failure_dir / "final"
-        written = write_reproducer(place, self.source.model, model, given, f"{self.source.name}: {found}")
+        written = write_reproducer(place, stretch.before, after, given, f"{self.source.name}: {found}")
         hint = f"graphwright bisect finds the application; the case is in {written}"
         raise VerificationError(self.source.name, found, needed=needed, hint=hint)
 
     def _verification(self, checked: Checked | None, verifier: RegionVerifier | EachVerifier | None) -> Verification:
+        by_design = self._by_design()
         if checked is None:
-            return Verification("off")
+            return Verification("off", by_design=by_design)
         regions = verifier.verification.points if verifier is not None else 0
         unverified = (
             tuple(f"{each.where}: {each.reason}" for each in verifier.verification.unverified) if verifier else ()
         )
         return Verification(
-            self.settings.verify, checked.reference, checked.points, checked.skipped, regions, unverified
+            self.settings.verify,
+            checked.reference,
+            checked.points,
+            checked.skipped,
+            regions,
+            unverified,
+            by_design,
+            checked.deviations,
+            *checked.kept,
         )
+
+    def _by_design(self) -> dict[str, int]:
+        return summary(self.approximations.found)
 
     def _manifest(self, report: Report) -> dict[str, Any]:
         return {

@@ -1,14 +1,16 @@
 """Find the first application that changes a model's numbers, in O(log n) runs of the pipeline."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from graphwright.engine.by_design import Approximations, compare_behind, passes_text, summary
 from graphwright.engine.compare import TOLERANCES, Difference, Tolerance
+from graphwright.engine.deviation import broken
 from graphwright.engine.observe import Application, Observer, Record, Replacement, StopAfter
 from graphwright.engine.pipeline import Pipeline, run_pipeline
 from graphwright.engine.region import region_models
@@ -42,15 +44,22 @@ def bisect(count: int, is_good: Callable[[int], bool]) -> int | None:
 
 @dataclass(frozen=True)
 class Guilty:
-    """What a bisection found; ``application`` is None where the whole pipeline keeps the numbers."""
+    """What a bisection found; ``application`` is None where the whole pipeline keeps the numbers.
+
+    ``by_design`` counts the applications, by pass, that may change them.
+    """
 
     application: Application | None
     count: int
     runs: int
     difference: Difference | None = None
     folder: Path | None = None
+    by_design: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
+        if self.application is None and self.by_design:
+            named = passes_text(self.by_design)
+            return f"all {self.count} applications keep the numbers but for {named} by design ({self.runs} runs)"
         if self.application is None:
             return f"all {self.count} applications keep the numbers ({self.runs} runs)"
         return f"{self.application} changes the numbers: {self.difference} ({self.runs} runs)"
@@ -66,6 +75,7 @@ class Guilty:
             "runs": self.runs,
             "difference": self.difference.to_json() if self.difference else None,
             "folder": str(self.folder) if self.folder else None,
+            "by_design": dict(self.by_design),
         }
 
 
@@ -80,6 +90,9 @@ def find_guilty(
 ) -> Guilty:
     """Rerun the pipeline up to one application or another until the one is found that changes the numbers.
 
+    One that does so by design is not guilty, unless it gives NaN or infinities: what it makes is what the passes behind
+    it must keep.
+
     ``make_model`` gives a fresh source model each time. A model that cannot be run any more counts as
     changed. With ``folder``, a reproducer is written there: the model before and after, and the region alone.
 
@@ -92,16 +105,17 @@ def find_guilty(
     except GraphwrightError as error:
         raise VerificationError("source model", f"a model that cannot be run: {error}") from error
     search = _Search(make_model, pipeline, evaluate, points, tolerances)
-    count = len(search.run(None).record.applications)
+    whole = search.run(None)
+    count, by_design = len(whole.record.applications), summary(whole.kept.found)
     number = bisect(count, lambda limit: search.fault(search.run(limit)) is None)
     if number is None:
-        return Guilty(None, count, search.runs)
+        return Guilty(None, count, search.runs, by_design=by_design)
     before, after = search.run(number - 1), search.run(number)
     application = after.record.applications[number - 1]
     fault = search.fault(after)
     assert fault is not None
     written = _write(folder, application, before.model, after, fault) if folder is not None else None
-    return Guilty(application, count, search.runs, fault.difference, written)
+    return Guilty(application, count, search.runs, fault.difference, written, by_design)
 
 
 @dataclass
@@ -111,6 +125,7 @@ class _Outcome:
     model: ir.Model
     record: Record
     region: "_KeepRegion"
+    kept: Approximations
     error: GraphwrightError | None = None
 
 
@@ -150,31 +165,50 @@ class _Search:
     def run(self, limit: int | None) -> _Outcome:
         """Run the pipeline up to a number of applications; None runs all of it."""
         self.runs += 1
-        record, region = Record(), _KeepRegion(limit)
-        observers: list[Observer] = [record, region]
+        record, region, kept = Record(), _KeepRegion(limit), Approximations(self.pipeline.changing)
+        observers: list[Observer] = [record, region, kept]
         if limit is not None:
             observers.append(StopAfter(limit))
         run = Run(self.make_model(), observers)
         try:
             run_pipeline(run, self.pipeline)
         except GraphwrightError as error:
-            return _Outcome(run.model, record, region, error)
-        return _Outcome(run.model, record, region)
+            return _Outcome(run.model, record, region, kept, error)
+        return _Outcome(run.model, record, region, kept)
 
     def fault(self, outcome: _Outcome) -> _Fault | None:
-        """Return the first difference from the source model, or None."""
+        """Return the first difference that no pass may make, or None."""
         if outcome.error is not None:
             return _Fault(_unrunnable(outcome.error), self.points[0][0] if self.points else {})
         for inputs, expected in self.points:
             try:
-                actual = self.evaluate(outcome.model, inputs)
-                source = self.make_model()
-                found = compare_with_source(source, inputs, expected, actual, self.evaluate, self.tolerances)
+                found = self._differences(outcome, inputs, expected)
             except GraphwrightError as error:
                 found = [_unrunnable(error)]
             if found:
                 return _Fault(max(found, key=lambda each: each.relative), inputs)
         return None
+
+    def _differences(self, outcome: _Outcome, inputs: Inputs, expected: Inputs) -> list[Difference]:
+        """Compare each stretch of passes that must keep the numbers, from one model that was kept to the next."""
+        source = self.make_model()
+        start, due = source, expected
+        for each in outcome.kept.found:
+            actual = self.evaluate(each.before, inputs)
+            found = self._compare(start, each.before, inputs, due, actual, is_behind=start is not source)
+            if found:
+                return found
+            start, due = each.after, self.evaluate(each.after, inputs)
+        actual = self.evaluate(outcome.model, inputs)
+        found = self._compare(start, outcome.model, inputs, due, actual, is_behind=bool(outcome.kept.found))
+        return found or (broken(expected, actual) if outcome.kept.found else [])
+
+    def _compare(
+        self, start: ir.Model, end: ir.Model, inputs: Inputs, due: Inputs, actual: Inputs, *, is_behind: bool
+    ) -> list[Difference]:
+        if is_behind:
+            return compare_behind(start, end, inputs, due, actual, self.evaluate, self.tolerances)
+        return compare_with_source(start, inputs, due, actual, self.evaluate, self.tolerances)
 
 
 def _unrunnable(error: GraphwrightError) -> Difference:

@@ -15,6 +15,10 @@ class Tolerance:
     absolute: float
     relative: float
 
+    def times(self, factor: float) -> "Tolerance":
+        """Return one that allows so many times as much."""
+        return Tolerance(self.absolute * factor, self.relative * factor)
+
 
 # The only table of tolerances. Unit roundoffs: 1.1e-16 (double), 6e-8 (float), 4.9e-4 (half), 3.9e-3
 # (bfloat16). A sum of n rounded terms is off by about sqrt(n) and at most n of them relative to the size of
@@ -139,6 +143,13 @@ def as_rounded(expected: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):
         narrow = expected.astype(dtype).astype(np.float64)
     return np.where(np.isinf(narrow), narrow, wide)
+
+
+def as_declared(array: np.ndarray, dtype: ir.DataType | None) -> np.ndarray:
+    """Return numbers that were computed in double in the dtype that their output declares."""
+    if dtype is None or dtype not in TOLERANCES or array.dtype != np.float64:
+        return array
+    return array.astype(dtype.numpy())
 
 
 def scale_of(expected: np.ndarray) -> np.ndarray:

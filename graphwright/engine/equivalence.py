@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphwright.engine.compare import TOLERANCES, Difference, Tolerance, compare, gap_of
+from graphwright.engine.compare import TOLERANCES, Difference, Tolerance, as_declared, compare, gap_of
 from graphwright.engine.open_order import with_sorted
 from graphwright.engine.sample import CHOICES, USUAL_CHOICES, bind_dims, sample_inputs
 from graphwright.engine.ties import compare_choices, rankings, with_data
@@ -149,7 +149,7 @@ class _Pair:
             except GraphwrightError:
                 raise error from None
         declared = {value.name: value.dtype for value in self.after.model.graph.outputs}
-        return {name: _as_declared(array, declared.get(name)) for name, array in outputs.items()}
+        return {name: as_declared(array, declared.get(name)) for name, array in outputs.items()}
 
     def differences(self, inputs: Inputs, expected: Inputs, actual: Inputs) -> list[Difference]:
         """Compare; where that fails, with the original in its own dtype, allowing for its own error."""
@@ -178,12 +178,6 @@ def _tells_something(output: np.ndarray) -> bool:
     if output.dtype.kind in "biuOUS":
         return bool(output.size)
     return bool(output.size) and not bool(np.isnan(output).all())
-
-
-def _as_declared(array: np.ndarray, dtype: ir.DataType | None) -> np.ndarray:
-    if dtype is None or dtype not in TOLERANCES or array.dtype != np.float64:
-        return array
-    return array.astype(_numpy(dtype))
 
 
 def _numpy(dtype: ir.DataType) -> np.dtype[Any]:

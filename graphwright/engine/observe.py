@@ -36,13 +36,17 @@ class Reason(Enum):
 
 @dataclass(frozen=True)
 class Application:
-    """One rewrite, made or about to be: its number is the same in every run of the same pipeline on the same model."""
+    """One rewrite, made or about to be: its number is the same in every run of the same pipeline on the same model.
+
+    ``changes_numbers``: by design, as its pass says.
+    """
 
     number: int
     pass_name: str
     pattern: str
     graph: str
     nodes: tuple[str, ...]
+    changes_numbers: bool = False
 
     def __str__(self) -> str:
         where = f" in {self.graph}" if self.graph else ""
@@ -99,6 +103,7 @@ class PassOutcome:
     seconds: float
     nodes_before: int
     nodes_after: int
+    changes_numbers: bool = False
 
 
 class Observer:

@@ -6,9 +6,8 @@ where its family and the catalogue place it. Text without ``default`` is run exa
 """
 
 import inspect
-import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -17,6 +16,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedFunctionsPass, RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
 
 from graphwright.engine.observe import Application, PassOutcome
+from graphwright.engine.pipeline_text import check_items, parse_item, split, to_text
 from graphwright.engine.rewrite import Rule, Run, apply_rule
 from graphwright.engine.structure import check_structure
 from graphwright.errors import CheckError, GraphwrightError, PipelineError
@@ -27,10 +27,11 @@ FAMILIES = ("lift", "transform", "lower")
 @dataclass(frozen=True)
 class FunctionPass:
     """A pass that is no local rule: ``function(model, **options)`` edits in place and tells whether it changed
-    anything, or returns another model."""
+    anything, or returns another model. ``changes_numbers``: by design, as in a ``Rule``."""
 
     name: str
     function: Callable[..., bool | ir.Model]
+    changes_numbers: bool = False
 
     @property
     def doc(self) -> str:
@@ -41,10 +42,14 @@ class FunctionPass:
 
 @dataclass(frozen=True)
 class RuleMaker:
-    """A rule that takes options: ``make(model, **options)`` checks them, and the model, before anything changes."""
+    """A rule that takes options: ``make(model, **options)`` checks them, and the model, before anything changes.
+
+    ``changes_numbers``: with some options by design; the rule that is made says whether it does.
+    """
 
     name: str
     make: Callable[..., Rule]
+    changes_numbers: bool = False
 
     @property
     def doc(self) -> str:
@@ -72,7 +77,7 @@ class Step:
     def __str__(self) -> str:
         if not self.options:
             return self.name
-        return f"{self.name}({','.join(f'{name}={_to_text(value)}' for name, value in self.options.items())})"
+        return f"{self.name}({','.join(f'{name}={to_text(value)}' for name, value in self.options.items())})"
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,11 @@ class Pipeline:
 
     def __str__(self) -> str:
         return ",".join(str(step) for step in self.steps)
+
+    @property
+    def changing(self) -> frozenset[str]:
+        """The names of the passes that may change the numbers by design."""
+        return frozenset(step.name for step in self.steps if step.implementation.changes_numbers)
 
 
 @dataclass(frozen=True)
@@ -130,8 +140,8 @@ class Catalogue:
         Raises:
             PipelineError: text that is not of the form, an unknown pass or argument.
         """
-        items = [_parse_item(item) for item in _split(text)]
-        _check_items(items)
+        items = [parse_item(item) for item in split(text)]
+        check_items(items)
         if not any(name == "default" for name, _ in items):
             return Pipeline(tuple(self._step(name, options) for name, options in items))
         chosen = {step.name: step for step in self.default(target).steps}
@@ -155,60 +165,6 @@ class Catalogue:
             needed = f"one of {', '.join(takes)}" if takes else "none: this pass takes no arguments"
             raise PipelineError(name, f"the argument {unknown[0]!r}", needed=needed)
         return Step(step.implementation, step.family, options)
-
-
-_ITEM = re.compile(r"(?P<name>-?[\w.-]+)\s*(?:\((?P<options>.*)\))?", re.DOTALL)
-
-
-def _split(text: str) -> list[str]:
-    """Split at the commas outside parentheses and quotes; what never closes is a part of its own."""
-    parts = re.findall(r"(?:[^,(\"']|\([^)]*\)|\"[^\"]*\"|'[^']*')+|[(\"']", text)
-    return [part.strip() for part in parts if part.strip()]
-
-
-def _parse_item(text: str) -> tuple[str, dict[str, Any]]:
-    found = _ITEM.fullmatch(text)
-    if found is None:
-        raise PipelineError("pipeline", repr(text), needed="a pass name, or name(argument=value,...)")
-    options: dict[str, Any] = {}
-    for part in _split(found["options"] or ""):
-        name, separator, value = part.partition("=")
-        if not separator or not name.strip().isidentifier():
-            raise PipelineError(f"pipeline, {found['name']}", repr(part), needed="argument=value")
-        options[name.strip()] = _from_text(value.strip())
-    return found["name"], options
-
-
-def _check_items(items: Sequence[tuple[str, dict[str, Any]]]) -> None:
-    """Refuse what would have no effect: a pass taken out of nothing, arguments of what takes none."""
-    taken_out = [name for name, _ in items if name.startswith("-")]
-    if taken_out and not any(name == "default" for name, _ in items):
-        hint = f"default,{taken_out[0]}"
-        raise PipelineError("pipeline", f"{taken_out[0]!r} alone", needed="default beside it", hint=hint)
-    for name, options in items:
-        if options and (name == "default" or name in taken_out):
-            raise PipelineError("pipeline", f"arguments of {name!r}", needed="none there")
-
-
-def _from_text(text: str) -> Any:
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
-        return text[1:-1]
-    if text in ("true", "false"):
-        return text == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def _to_text(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str) and _from_text(value) == value and re.fullmatch(r"[\w.%-]+", value):
-        return value
-    return f'"{value}"' if isinstance(value, str) else str(value)
 
 
 def run_pipeline(run: Run, pipeline: Pipeline) -> ir.Model:
@@ -236,11 +192,14 @@ def _run_step(run: Run, step: Step) -> PassOutcome:
     started, before = time.perf_counter(), _count_nodes(run.model)
     applied_before = run.applied
     run.refusals, run.misses = [], []
+    changes_numbers = step.implementation.changes_numbers
     try:
-        if isinstance(step.implementation, Rule):
+        if isinstance(step.implementation, RuleMaker):
+            rule = _made(step.implementation, run.model, step.options)
+            changes_numbers = rule.changes_numbers
+            apply_rule(rule, run)
+        elif isinstance(step.implementation, Rule):
             apply_rule(step.implementation, run)
-        elif isinstance(step.implementation, RuleMaker):
-            apply_rule(step.implementation.make(run.model, **step.options), run)
         elif run.may_apply():
             _apply_function(run, step.implementation, step.options)
     except GraphwrightError:
@@ -262,7 +221,16 @@ def _run_step(run: Run, step: Step) -> PassOutcome:
         time.perf_counter() - started,
         before,
         _count_nodes(run.model),
+        changes_numbers,
     )
+
+
+def _made(maker: RuleMaker, model: ir.Model, options: Mapping[str, Any]) -> Rule:
+    rule = maker.make(model, **options)
+    if rule.changes_numbers and not maker.changes_numbers:
+        needed = "a RuleMaker that says changes_numbers too, so that the model before it is kept"
+        raise CheckError(f"pass {maker.name}", "a rule that changes numbers", needed=needed)
+    return rule
 
 
 def _apply_function(run: Run, implementation: FunctionPass, options: Mapping[str, Any]) -> None:
@@ -274,7 +242,7 @@ def _apply_function(run: Run, implementation: FunctionPass, options: Mapping[str
     else:
         run.replace_model(run.model)
     run.applied += 1
-    application = Application(run.applied, implementation.name, "", "", ())
+    application = Application(run.applied, implementation.name, "", "", (), implementation.changes_numbers)
     for observer in run.observers:
         observer.before_commit(application, None, run.model)
 

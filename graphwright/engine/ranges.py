@@ -24,6 +24,11 @@ def is_non_negative(value: ir.Value | None, depth: int = 0) -> bool:
     return _holds(value, depth, lambda contents: bool((contents >= 0).all()), _makes_non_negative)
 
 
+def is_always_zero(value: ir.Value | None) -> bool:
+    """Tell whether every element of a numeric value is known to be zero."""
+    return _holds(value, 0, lambda contents: contents.dtype.kind != "b" and not contents.any(), _makes_zero)
+
+
 def is_finite(value: ir.Value | None, depth: int = 0) -> bool:
     """Tell whether every element is known to be neither infinite nor NaN, as in a mask of 0 and -3.4e38."""
     return _holds(value, depth, lambda contents: bool(np.isfinite(contents).all()), lambda node, depth: False)
@@ -70,6 +75,13 @@ def _makes_true(node: ir.Node, depth: int) -> bool:
         fill = facts.attribute(node, "value")
         return fill is not None and bool(fill.numpy().all())
     return False
+
+
+def _makes_zero(node: ir.Node, depth: int) -> bool:
+    if node.op_type != "ConstantOfShape":
+        return False
+    given = node.attributes.get("value")
+    return given is None or (not given.is_ref() and not given.as_tensor().numpy().any())
 
 
 def _makes_non_negative(node: ir.Node, depth: int) -> bool:

@@ -81,12 +81,15 @@ def region_models(replacement: Replacement, model: ir.Model, *, in_context: bool
 
     A rule may rest on what the nodes before its match prove, such as that a mask is true throughout. With
     ``in_context`` the nodes that make the region's integers and booleans come along, and those that compute
-    anything from shapes and constants alone; other numbers stay inputs.
+    anything from shapes and constants alone; other numbers stay inputs. And where the replacement reads what lies
+    before an input of the match, such as the input of a projection, the nodes between come along.
 
     Raises:
         RequestError: nodes that refer to attributes of the function around them mean nothing alone.
     """
     old_nodes, new_nodes = set(replacement.old_nodes), set(replacement.new_nodes)
+    if in_context:
+        old_nodes |= _between(replacement)
     old = _Closure(set(old_nodes), in_context)
     new = _Closure(old_nodes | new_nodes, in_context)
     new.seen.update(replacement.new_constants)
@@ -106,6 +109,33 @@ def region_models(replacement: Replacement, model: ir.Model, *, in_context: bool
         for value, twin in zip(made.graph.outputs, old_outputs, strict=True):
             value.type = twin.type
     return before, after
+
+
+def _between(replacement: Replacement) -> set[ir.Node]:
+    """Return the nodes that lie between what only the replacement reads and what the match reads."""
+    read = {value for node in replacement.old_nodes for value in reads(node)}
+    starts = {value for value in replacement.inputs if value not in read and facts.constant(value) is None}
+    found: set[ir.Node] = set()
+    for node in _ancestors(replacement.inputs) if starts else ():
+        if not _is_odd(node) and any(value in starts or value.producer() in found for value in reads(node)):
+            found.add(node)
+    return found
+
+
+def _ancestors(values: Iterable[ir.Value]) -> list[ir.Node]:
+    """Return the nodes that values are made by, and all before them, in running order."""
+    ordered: dict[ir.Node, None] = {}
+    seen: set[ir.Node] = set()
+    stack = [(value.producer(), False) for value in values]
+    while stack:
+        node, is_ready = stack.pop()
+        if node is not None and is_ready:
+            ordered[node] = None
+        elif node is not None and node not in seen:
+            seen.add(node)
+            stack.append((node, True))
+            stack.extend((value.producer(), False) for value in reads(node))
+    return list(ordered)
 
 
 def _needed(replacement: Replacement) -> tuple[list[ir.Value], list[ir.Value]]:

@@ -151,6 +151,7 @@ class _Sweep:
             graph_pattern.name,
             "" if self.graph is run.model.graph else self.graph.name or "",
             names,
+            self.rule.changes_numbers,
         )
         replacement = Replacement(
             tuple(_external(match, builder)),

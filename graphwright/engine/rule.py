@@ -39,12 +39,14 @@ class Rule:
 
     The rewrite takes a ``Builder`` and any of the names that the patterns bind; a name that the match did not bind
     arrives as the parameter's default, or None, and ``**others`` takes what has no parameter of its own.
+    ``changes_numbers`` says that it does so by design: the difference is then reported, not refused (``by_design``).
     """
 
     name: str
     patterns: tuple[Callable[..., Any], ...]
     rewrite: Callable[..., Any]
     min_opset: int = 13
+    changes_numbers: bool = False
 
     @property
     def doc(self) -> str:

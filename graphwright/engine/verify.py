@@ -6,9 +6,12 @@ The engine runs no model itself: an ``Evaluator`` is handed in. The tolerances a
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
+from graphwright.engine.by_design import compare_behind, passes_text
 from graphwright.engine.compare import TOLERANCES, Difference, Tolerance, compare
+from graphwright.engine.deviation import broken
 from graphwright.engine.equivalence import Fault, Outcome, check_equivalence, prepare_with
 from graphwright.engine.observe import Application, Observer, PassOutcome, Replacement
 from graphwright.engine.region import region_models
@@ -75,11 +78,15 @@ class RegionVerifier(Observer):
         """Check an application of a rule; one of another kind of pass waits until its graph has been checked.
 
         A region that fails on any numbers of its inputs' types is tried again with the nodes that make its
-        integers and booleans, because a rule may rest on what those prove.
+        integers and booleans, because a rule may rest on what those prove. An application that changes the numbers
+        by design is not compared.
 
         Raises:
             VerificationError: the replacement cannot be run, or its numbers differ.
         """
+        if application.changes_numbers:
+            self.verification.by_design.append(str(application))
+            return
         if replacement is None:
             self._whole = application
             return
@@ -143,7 +150,8 @@ def _size(models: tuple[ir.Model, ir.Model]) -> int:
 class EachVerifier(Observer):
     """Compares the whole model with the source model after each pass that changed something.
 
-    The source is run when this is made, before any pass can edit a model that was handed in without a copy.
+    The source is run when this is made, before any pass can edit a model that was handed in without a copy. Behind a
+    pass that changes the numbers by design, its result takes the source's place.
     """
 
     def __init__(
@@ -166,16 +174,31 @@ class EachVerifier(Observer):
         Raises:
             VerificationError: the model cannot be run any more, or its numbers differ.
         """
+        found: list[tuple[Inputs, dict[str, np.ndarray]]] = []
         for inputs, expected in self._points if outcome.applied else ():
             where = f"after pass {outcome.name}"
             try:
                 actual = self._evaluate(model, inputs)
             except GraphwrightError as error:
                 raise self._failure(where, f"a model that cannot be run: {error}") from error
-            differences = compare_with_source(self._source, inputs, expected, actual, self._evaluate, self._tolerances)
-            self.verification.add(f"{where} at {sizes_text(inputs)}", expected, actual, differences)
+            differences = self._differences(outcome, model, inputs, expected, actual)
+            if not outcome.changes_numbers:
+                self.verification.add(f"{where} at {sizes_text(inputs)}", expected, actual, differences)
             if differences:
                 raise self._failure(where, f"other numbers at {sizes_text(inputs)}: {differences[0]}")
+            found.append((inputs, actual))
+        if outcome.changes_numbers and outcome.applied:
+            self.verification.by_design.append(passes_text({outcome.name: outcome.applied}))
+            self._source, self._points = model.clone(), found
+
+    def _differences(
+        self, outcome: PassOutcome, model: ir.Model, inputs: Inputs, expected: Inputs, actual: Inputs
+    ) -> list[Difference]:
+        if outcome.changes_numbers:
+            return broken(expected, actual)
+        if self.verification.by_design:
+            return compare_behind(self._source, model, inputs, expected, actual, self._evaluate, self._tolerances)
+        return compare_with_source(self._source, inputs, expected, actual, self._evaluate, self._tolerances)
 
     def _failure(self, where: str, found: str) -> VerificationError:
         hint = "run with verify=region, or bisect, to find the application"

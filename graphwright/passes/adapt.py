@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from graphwright.engine.pipeline import FunctionPass, Pass
+from graphwright.engine.pipeline import FunctionPass, Pass, RuleMaker
 from graphwright.engine.rewrite import Rule
 from graphwright.errors import PipelineError
 
@@ -27,7 +27,7 @@ def adapt(thing: object, name: str | None = None) -> Pass:
         >>> adapt(RemoveUnusedNodesPass()).name
         'remove-unused-nodes'
     """
-    if isinstance(thing, Rule | FunctionPass):
+    if isinstance(thing, Rule | FunctionPass | RuleMaker):
         return thing
     if isinstance(thing, ir.passes.PassBase):
         return FunctionPass(name or _kebab(type(thing).__name__.removesuffix("Pass")), _of_ir_pass(thing))

@@ -3,7 +3,7 @@
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
-from graphwright.engine.pipeline import FAMILIES, Catalogue, FunctionPass, Pass
+from graphwright.engine.pipeline import FAMILIES, Catalogue, FunctionPass, Pass, RuleMaker
 from graphwright.engine.rewrite import Rule
 from graphwright.errors import PipelineError
 from graphwright.passes import CATALOGUE
@@ -51,6 +51,6 @@ def _load(entry: EntryPoint) -> tuple[str, Pass]:
         found = entry.load()
     except Exception as error:
         raise PipelineError(where, f"{type(error).__name__}: {error}", hint="update or remove the package") from error
-    if not isinstance(found, Rule | FunctionPass) or found.name != name:
-        raise PipelineError(where, repr(found), needed=f"a Rule or FunctionPass named {name!r}")
+    if not isinstance(found, Rule | FunctionPass | RuleMaker) or found.name != name:
+        raise PipelineError(where, repr(found), needed=f"a Rule or FunctionPass or RuleMaker named {name!r}")
     return family, found

@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from graphwright.engine.deviation import Deviation
 from graphwright.errors import LoadError
 
-__all__ = ["Explanation", "Latency", "PassRow", "Report", "Size", "Verification", "VerifiedPoint"]
+__all__ = ["Deviation", "Explanation", "Latency", "PassRow", "Report", "Size", "Verification", "VerifiedPoint"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ class Verification:
     """How the result was compared: with what, and where the source itself cannot run (``skipped``).
 
     ``regions`` counts comparisons of single applications, ``unverified`` names those that could not be
-    compared.
+    compared. ``by_design`` counts the applications, by pass, that change the numbers by design. Where there are
+    any, ``points`` and ``deviations`` tell how far the result is from the source, and ``kept_absolute`` and
+    ``kept_relative`` how far off all other passes are.
     """
 
     mode: str
@@ -64,6 +67,10 @@ class Verification:
     skipped: tuple[str, ...] = ()
     regions: int = 0
     unverified: tuple[str, ...] = ()
+    by_design: Mapping[str, int] = field(default_factory=dict)
+    deviations: tuple[Deviation, ...] = ()
+    kept_absolute: float = 0.0
+    kept_relative: float = 0.0
 
     @property
     def worst(self) -> float | None:
@@ -175,8 +182,22 @@ def _verification(data: Mapping[str, Any]) -> Verification:
         )
         for point in data["points"]
     )
-    skipped, unverified = tuple(data["skipped"]), tuple(data["unverified"])
-    return Verification(data["mode"], data["reference"], points, skipped, data["regions"], unverified)
+    deviations = tuple(
+        Deviation(one["output"], float(one["absolute"]), float(one["relative"]), one["cosine"], one["unequal"])
+        for one in data["deviations"]
+    )
+    return Verification(
+        data["mode"],
+        data["reference"],
+        points,
+        tuple(data["skipped"]),
+        data["regions"],
+        tuple(data["unverified"]),
+        data["by_design"],
+        deviations,
+        float(data["kept_absolute"]),
+        float(data["kept_relative"]),
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -7,8 +7,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from graphwright.engine.by_design import passes_text
 from graphwright.errors import MissingDependencyError, OutputError
 from graphwright.report import Report
+from graphwright.report.line_plot import latency_curve
 from graphwright.report.plot import bar_chart
 from graphwright.report.text import changed_operators, headline, refused, verified
 
@@ -43,24 +45,40 @@ def page(report: Report) -> str:
     template = files("graphwright.report").joinpath("report.html.jinja").read_text(encoding="utf-8")
     verification = report.verification
     return jinja.from_string(template).render(
+        style=Markup(style()),
         report=report,
         headline=headline(report),
         refused=refused,
         verified=verified(verification) if verification is not None else "Not verified.",
+        by_design=passes_text(verification.by_design) if verification is not None else "",
         operators=changed_operators(report),
         chart=Markup(bar_chart(report.latency)) if report.latency else "",
+        curve=Markup(latency_curve(report.latency)),
         applied=sum(row.applied for row in report.passes),
     )
 
 
+def style() -> str:
+    """Return the style sheet that every page carries in itself."""
+    return files("graphwright.report").joinpath("style.css").read_text(encoding="utf-8")
+
+
 def write(report: Report, path: Path) -> None:
-    """Write the page to a file, whole or not at all.
+    """Write the page of a report to a file, whole or not at all.
 
     Raises:
         MissingDependencyError: jinja2 is not installed.
         OutputError: the file could not be written.
     """
-    text = page(report)
+    write_page(page(report), path)
+
+
+def write_page(text: str, path: Path) -> None:
+    """Write a page to a file, whole or not at all.
+
+    Raises:
+        OutputError: the file could not be written.
+    """
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         aside.write_text(text, encoding="utf-8")

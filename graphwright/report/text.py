@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from graphwright.engine.by_design import passes_text
 from graphwright.report import Latency, PassRow, Report, Verification
 
 _MIB = 2**20
@@ -17,6 +18,8 @@ _MIB = 2**20
 _WIDTH = 120
 # Operators that are the same before and after say nothing; of the others the most frequent are shown.
 _MOST_OPERATORS = 12
+# A sentence names so many outputs, the table of the page all.
+_MOST_OUTPUTS = 3
 
 
 def render(report: Report, width: int | None) -> str:
@@ -58,10 +61,13 @@ def refused(row: PassRow) -> str:
 
 def verified(verification: Verification) -> str:
     """Return a sentence on how the result was checked, and what came of it."""
+    by_design = f"Changes numbers by design: {passes_text(verification.by_design)}"
     if verification.mode == "off":
-        return "Not verified (verify=off)."
+        return "Not verified (verify=off)." + (f" {by_design}." if verification.by_design else "")
     parts = []
-    if verification.points:
+    if verification.by_design:
+        parts.append(f"{by_design}. {_deviations(verification)}")
+    elif verification.points:
         worst = max(verification.points, key=lambda point: point.absolute)
         relative = max(point.relative for point in verification.points)
         parts.append(
@@ -70,11 +76,23 @@ def verified(verification: Verification) -> str:
         )
     if verification.regions:
         parts.append(f"{verification.regions} comparisons of single steps.")
+    if verification.mode == "region" and verification.by_design:
+        count = sum(verification.by_design.values())
+        parts.append(f"{count} step{'s' * (count != 1)} not compared, by design.")
     if verification.skipped:
         parts.append(f"Skipped {len(verification.skipped)} shapes that the source cannot run.")
     if verification.unverified:
         parts.append(f"{len(verification.unverified)} steps could not be compared alone.")
     return " ".join(parts)
+
+
+def _deviations(verification: Verification) -> str:
+    kept = f"worst difference {verification.kept_absolute:.1e} (relative {verification.kept_relative:.1e})"
+    off = "; ".join(map(str, verification.deviations[:_MOST_OUTPUTS]))
+    more = len(verification.deviations) - _MOST_OUTPUTS
+    off += f"; and {more} further outputs" if more > 0 else ""
+    where = f"{verification.reference} at {len(verification.points)} shapes"
+    return f"Off from {where}: {off}. All other passes keep the numbers: {kept}."
 
 
 def changed_operators(report: Report) -> list[tuple[str, int, int]]:

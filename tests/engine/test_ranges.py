@@ -87,6 +87,25 @@ def test_finite_numbers() -> None:
         assert not ranges.is_finite(value(body))
 
 
+def test_known_to_be_zero() -> None:
+    for body in (
+        "v = Identity(nought)",
+        "s = Shape(x) v = ConstantOfShape(s)",
+        "s = Shape(x) o = ConstantOfShape <value = float[1] {0}> (s) v = Where(b, o, nought)",
+        "e = Expand(nought, shape) v = Transpose <perm = [1, 0]> (e)",
+    ):
+        assert ranges.is_always_zero(value(body)), body
+    for body in (
+        "v = Identity(x)",
+        "v = Identity(half)",
+        "v = Identity(no)",
+        "v = Where(b, nought, low)",
+        "s = Shape(x) v = ConstantOfShape <value = float[1] {2}> (s)",
+    ):
+        assert not ranges.is_always_zero(value(body)), body
+    assert not ranges.is_always_zero(None)
+
+
 LOWEST = "lowest = Constant <value = float {-3.4028234663852886e38}> () "
 
 

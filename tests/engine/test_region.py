@@ -208,3 +208,22 @@ def test_an_output_that_nobody_reads_is_not_compared() -> None:
     assert [[value.name for value in each.graph.outputs] for each in places.alone[0]] == [["i"], ["i"]]
     shown = regions(f"g (float[N, 4] x) => (float[N, 2] v, int64[N, 2] i) <int64[1] k = {{2}}> {body}", rule)
     assert [[value.name for value in each.graph.outputs] for each in shown.alone[0]] == [["v", "i"], ["v", "i"]]
+
+
+def test_in_context_what_lies_between_the_match_and_what_the_replacement_reads_comes_along(evaluate: Evaluator) -> None:
+    """A rule that goes back to what the match is made of: Relu(Neg(x)) by x, behind another user of Neg."""
+    text = "g (float[N] x, float[N] z) => (float[N] y, float[N] n) {m = Mul(x, z) n = Neg(m) y = Relu(n)}"
+
+    def from_before(op: Builder, n: ir.Value) -> ir.Value:
+        node = n.producer()
+        assert node is not None and node.inputs[0] is not None
+        return op.Neg(op.Min(node.inputs[0], 0.0))
+
+    cut = regions(text, Rule("from-before", (lambda op, n: op.Relu(n),), from_before))
+    (alone,), (in_context,) = cut.alone, cut.in_context
+    assert [value.name for value in alone[0].graph.inputs] == ["n", "m"]
+    assert [value.name for value in in_context[0].graph.inputs] == ["m"]
+    assert [node.op_type for node in in_context[0].graph] == ["Neg", "Relu", "Identity"]
+    inputs = {"m": np.float32([-1, 2, -3])}
+    before, after = (evaluate(each, inputs) for each in in_context)
+    np.testing.assert_array_equal(next(iter(before.values())), next(iter(after.values())))
