@@ -21,7 +21,7 @@ ROWS = (
     ("compilation",),
     ("artifact",),
     ("folder", "report"),
-    ("frontends", "passes", "runtime"),
+    ("damf", "frontends", "passes", "runtime"),
     ("plugins",),
     ("engine",),
     ("errors",),
@@ -34,12 +34,13 @@ NEIGHBOURS = {("frontends", "graphwright.runtime.profile")}
 # Package -> the only places below graphwright/ that may import it.
 HOMES = {
     "torch": (
+        "damf/",
         "frontends/torch.py",
         "frontends/torch_call.py",
         "frontends/transformers.py",
         "plugins/hars/torch_ops.py",
     ),
-    "transformers": ("frontends/torch.py", "frontends/transformers.py"),
+    "transformers": ("damf/training.py", "frontends/torch.py", "frontends/transformers.py"),
     "onnxruntime": ("runtime/", "plugins/hars/onnx_run.py"),
     "tensorrt": ("runtime/tensorrt.py", "plugins/"),
     "torch_tensorrt": ("runtime/tensorrt.py", "plugins/"),

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphwright.cli import options
+from graphwright.cli.cost import damf_json, print_costs, print_damf_table
 from graphwright.cli.output import note, say, say_json, table
+from graphwright.errors import UsageError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -18,14 +20,49 @@ _MIB = 2**20
 
 
 def inspect(
-    model: options.Model,
-    cost: Annotated[bool, typer.Option("--cost", help="Also estimate arithmetic and memory traffic.")] = False,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="What optimize takes, or an artifact's folder.")
+    ] = None,
+    cost: Annotated[
+        bool,
+        typer.Option(
+            "--cost",
+            help="Also count parameters, products, operations and memory traffic, by operator and by attention: as "
+            "formulas in the names of sizes, and as numbers where --profile or the artifact gives sizes.",
+        ),
+    ] = False,
+    damf_table: Annotated[
+        bool,
+        typer.Option(
+            "--damf-table", help="Print Table II of the DAMF paper and the formulas of its figures; no MODEL."
+        ),
+    ] = False,
     profile: options.ProfileText = None,
     task: options.Task = "auto",
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show a model's inputs, outputs, operators and sizes, and what an artifact was made from."""
+    """Show a model's inputs, outputs, operators and sizes, and what an artifact was made from.
+
+    Costs: static MACs are products with weights, dynamic ones of activations with each other; the paper's dynamic MACs
+    leave out the product with the values. --damf-table counts in three ways, and prints the formulas of each: paper
+    (gives its figures), consistent (the same of all heads), complete (all products, and the linear form).
+    """
+    if damf_table != (model is None):
+        found = f"MODEL {model} too" if model is not None else "no MODEL"
+        needed = "MODEL, or --damf-table alone"
+        raise UsageError("inspect", found, needed=needed, hint="graphwright inspect --help")
+    if damf_table and (cost or profile is not None or task != "auto"):
+        raise UsageError("inspect", "--cost, --profile or --task without MODEL", needed="--damf-table alone")
+    if model is not None:
+        _inspect(model, cost, profile, task, as_json)
+    elif as_json:
+        say_json(damf_json())
+    else:
+        print_damf_table()
+
+
+def _inspect(model: str, cost: bool, profile: str | None, task: str, as_json: bool) -> None:
     from graphwright.folder import is_artifact, read_manifest
     from graphwright.optimize import load_source
     from graphwright.report.measure import size_of
@@ -68,23 +105,24 @@ def _print_inspection(data: dict[str, Any]) -> None:
         say(f"  target  {made['target']}\n  passes  {made['pipeline']}")
     rows = sorted(data["operators"].items(), key=lambda item: (-item[1], item[0]))
     table(("operator", "count"), rows, right=(1,))
-    for which, one in data.get("cost", {}).items():
-        dims = ", ".join(f"{name}={size}" for name, size in one["dims"].items()) or "fixed sizes"
-        unknown = f", {len(one['unknown'])} nodes not counted" if one["unknown"] else ""
-        traffic = f"{one['bytes'] / _MIB:.4g} MiB moved"
-        say(f"  cost at {which} ({dims}): {one['flops'] / 1e9:.3g} GFLOP, {traffic}{unknown}")
+    print_costs(data.get("cost", {}))
 
 
 def _cost(model: "ir.Model", profile: str | None, manifest: dict[str, Any] | None) -> dict[str, Any]:
-    """The cost at each corner of the profile given, or of the artifact's own."""
+    """The cost as formulas, and at each corner of the profile given, or of the artifact's own."""
     from graphwright.compilation.settings import as_profile
     from graphwright.engine.cost import cost_table
     from graphwright.runtime.bound import BoundProfile
 
-    own = BoundProfile.from_json(manifest["profile"]) if manifest is not None else None
-    bound = own if own is not None and profile is None else as_profile(profile).bind(model)
+    found = {"formulas": cost_table(model).to_json()}
+    if profile is not None:
+        bound = as_profile(profile).bind(model)
+    elif manifest is not None:
+        bound = BoundProfile.from_json(manifest["profile"])
+    else:
+        return found
     corners: tuple[Which, ...] = ("min", "opt", "max")
-    return {which: cost_table(model, bound.sizes(which)).to_json() for which in corners}
+    return found | {which: cost_table(model, bound.sizes(which)).to_json() for which in corners}
 
 
 def bench(
@@ -175,7 +213,11 @@ VERBS = (
     (
         "inspect",
         inspect,
-        ("inspect model.onnx", "inspect optimized --cost --profile batch=1:8:32,seq=1:128:512"),
+        (
+            "inspect model.onnx",
+            "inspect optimized --cost --profile batch=1:8:32,seq=1:128:512",
+            "inspect --damf-table",
+        ),
     ),
     (
         "bench",

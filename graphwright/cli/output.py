@@ -33,15 +33,21 @@ def note(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[int] = ()) -> None:
-    """Print a table; ``right`` numbers the columns that hold figures."""
+def table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    right: Sequence[int] = (),
+    width: int | None = None,
+) -> None:
+    """Print a table; ``right`` numbers the columns that hold figures, ``width`` is the terminal's if None."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for index, name in enumerate(columns):
         is_number = index in right
         shown.add_column(name, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
     for row in rows:
         shown.add_row(*(escape(str(cell)) for cell in row))
-    width = shutil.get_terminal_size((_WIDTH, 24)).columns
+    width = width or shutil.get_terminal_size((_WIDTH, 24)).columns
     Console(file=sys.stdout, width=width, highlight=False).print(shown)
 
 

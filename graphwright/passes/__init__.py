@@ -27,6 +27,7 @@ from graphwright.passes.lower.lower_softmax_topk import LOWER_SOFTMAX_TOPK
 from graphwright.passes.lower.lower_without_kernel import LOWER_WITHOUT_KERNEL
 from graphwright.passes.lower.merge_transposes import MERGE_TRANSPOSES
 from graphwright.passes.lower.spell_residual_as_sum import SPELL_RESIDUAL_AS_SUM
+from graphwright.passes.transform.damf import DAMF
 from graphwright.passes.transform.fuse_beam_candidates import FUSE_BEAM_CANDIDATES
 from graphwright.passes.transform.fuse_router import FUSE_ROUTER
 from graphwright.passes.transform.fuse_softmax_argmax import FUSE_SOFTMAX_ARGMAX
@@ -54,6 +55,7 @@ LIFT: tuple[Pass, ...] = (
 TRANSFORM: tuple[Pass, ...] = (
     SIMPLIFY_ATTENTION_MASK,
     MERGE_ATTENTION_HEADS,
+    DAMF,
     PACK_QKV,
     FUSE_BEAM_CANDIDATES,
     FUSE_ROUTER,

@@ -65,6 +65,21 @@ def require_mask_as_long_as_keys(mask: ir.Value, k: ir.Value) -> None:
     require(fits, Reason.UNKNOWN, detail)
 
 
+def require_splits_last_axis(whole: ir.Value, split: ir.Value, axes: tuple[int, ...]) -> None:
+    """Refuse unless ``whole`` [B,S,H*D] and ``split``, whose axes are B, S, H, D in this order, hold the same."""
+    detail = f"{facts.describe(whole)} is not known to be {facts.describe(split)} with its heads side by side"
+    require(whole.shape is not None and split.shape is not None, Reason.UNKNOWN, detail)
+    require(facts.rank(whole) == 3 and facts.rank(split) == 4, Reason.RANK, detail)
+    batch, length, heads, size = (facts.dim(split, axis) for axis in axes)
+    width = facts.static_dim(whole, 2)
+    numbers = isinstance(heads, int) and isinstance(size, int) and width is not None
+    require(numbers, Reason.UNKNOWN, detail)
+    assert isinstance(heads, int) and isinstance(size, int)
+    require(heads * size == width, Reason.SHAPE, detail)
+    kept = facts.same_dim(facts.dim(whole, 0), batch) and facts.same_dim(facts.dim(whole, 1), length)
+    require(kept, Reason.UNKNOWN, detail)
+
+
 def spread(op: Builder, mask: ir.Value, q: ir.Value, k: ir.Value) -> ir.Value:
     """Return a mask whose last two sizes are the lengths of queries and keys, by Expand unless they are."""
     rows, columns = facts.dim(q, 2), facts.dim(k, 2)

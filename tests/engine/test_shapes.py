@@ -34,6 +34,10 @@ CASES = {
     "{q = Unsqueeze(x, o) y, k, v = Attention(q, q, q, , q, q)}": "A,1,B,6",
     "{y = Attention <q_num_heads = 2, kv_num_heads = 2> (x, x, x)}": "A,B,6",
     "{y = Pad(x, p) p = Constant <value_ints = [0, 0, 1, 0, 0, 2]> ()}": "A,B,9",
+    "{s = Shape <start = 1, end = 2> (x) n = Neg(s) r = Mod(n, t) p = Concat <axis = 0> (z, r) y = Pad(x, p, , o)}": (
+        "A,2*((B + 1)//2),6"
+    ),
+    "{s = Shape <start = 1, end = 2> (x) r = Mod(m, t) p = Concat <axis = 0> (r, s) y = Pad(x, p, , m)}": "A,B,B + 7",
     "{y = GatherElements <axis = 1> (i, i)}": "A,B",
     "{y = Concat <axis = 1> (x, w, x)}": "A,2*B + 1,6",
     "{y = Concat <axis = 0> (x, x)}": "2*A,B,6",
@@ -87,6 +91,7 @@ MEANT_FOR_MORE = {
     "{s = Shape <start = 1, end = 2> (x) p = Concat <axis = 0> (m, s) y = Reshape(x, p)}": "6*A,B",
     "{s = Shape <end = 2> (x) p = Concat <axis = 0> (m, s) y = Reshape(x, p)}": "6,A,B",
     "{y = LayerNormalization(x, n) n = Constant <value_floats = [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]> ()}": "A,B,6",
+    "{s = Shape <end = 1> (x) r = Mod(m, s) p = Concat <axis = 0> (r, z) y = Pad(x, p, , o)}": "A,?,6",
     "{y = ArgMax <axis = 1, keepdims = 0> (x)}": "A,6",
 }
 
@@ -168,6 +173,21 @@ def test_claims_hold_where_sizes_are_not_zero(body: str, a: int, b: int) -> None
 @pytest.mark.parametrize("body", [*CASES, *MEANT_FOR_MORE])
 def test_every_case_runs(body: str) -> None:
     assert len(run(load(body), {"A": 2, "B": 3})) > 0
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("{p = Constant <value_ints = [0, -1]> () y = Pad(x, p, , o)}", "A,?,6"),
+        ("{p = Constant <value_ints = [-2, 0]> () y = Pad(x, p, , t)}", "A,B,4"),
+        ("{p = Constant <value_ints = [1, 1, 1]> () y = Pad(x, p, , t)}", "?,?,?"),
+        ("{p = Constant <value_ints = [1, 1]> () q = Constant <value_ints = [3]> () y = Pad(x, p, , q)}", "?,?,?"),
+    ],
+)
+def test_pads_that_take_away_or_do_not_fit(body: str, expected: str) -> None:
+    model = load(body)
+    infer_shapes(model)
+    assert spelled(model.graph.outputs[0]) == expected
 
 
 def test_two_different_names_may_broadcast_to_either() -> None:

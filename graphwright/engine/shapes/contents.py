@@ -161,10 +161,26 @@ def _divide(first: Size | None, second: Size | None) -> Size | None:
     return sizes.floor_divide(first, second)
 
 
-def _modulo(first: Size | None, second: Size | None) -> Size | None:
-    if isinstance(first, int) and isinstance(second, int):
-        return first % second if first >= 0 and second > 0 else None
-    return 0 if sizes.quotient(first, second) is not None else None
+def _modulo(node: ir.Node, known: Known) -> Dims | None:
+    # With fmod the sign is the dividend's, else the divisor's.
+    takes_negative = not facts.attribute(node, "fmod")
+
+    def modulo(first: Size | None, second: Size | None) -> Size | None:
+        if isinstance(first, int) and isinstance(second, int):
+            return first % second if second > 0 and (first >= 0 or takes_negative) else None
+        if sizes.quotient(first, second) is not None:
+            return 0
+        return _missing(sizes.subtract(0, first), second) if takes_negative else None
+
+    return _elementwise(modulo)(node, known)
+
+
+def _missing(size: Size | None, step: Size | None) -> Size | None:
+    """Return what a size lacks to the next multiple: the remainder of its negative."""
+    if not isinstance(step, int) or step < 1 or not sizes.is_nonnegative(size):
+        return None
+    steps = sizes.floor_divide(sizes.add(size, step - 1), step)
+    return sizes.subtract(sizes.multiply(steps, step), size)
 
 
 def _equal(first: Size | None, second: Size | None) -> Size | None:
@@ -197,7 +213,7 @@ CONTENTS: dict[str, Callable[[ir.Node, Known], Dims | None]] = {
     "Less": _elementwise(_less),
     "Max": _elementwise(_fold(sizes.maximum)),
     "Min": _elementwise(_fold(sizes.minimum)),
-    "Mod": _elementwise(_modulo),
+    "Mod": _modulo,
     "Mul": _elementwise(sizes.multiply),
     "Neg": _elementwise(lambda element: sizes.subtract(0, element)),
     "Not": _elementwise(_not),

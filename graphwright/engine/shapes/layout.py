@@ -165,6 +165,24 @@ def _expand(node: ir.Node, known: Known) -> Shapes:
     return [broadcast_shapes([known.shape(node.inputs[0]), as_dims(known.contents(node.inputs[1]))])]
 
 
+def _pad(node: ir.Node, known: Known) -> Shapes:
+    data, pads = known.shape(node.inputs[0]), known.contents(operand(node, 1))
+    if "pads" in node.attributes:
+        pads = tuple(facts.attribute(node, "pads"))
+    if data is None:
+        return [None]
+    given = fixed(node, 3, "axes", known) if operand(node, 3) is not None else tuple(range(len(data)))
+    axes = [normal_axis(axis, len(data)) for axis in given or ()]
+    if pads is None or given is None or None in axes or len(pads) != 2 * len(axes):
+        return [(None,) * len(data)]
+    result = list(data)
+    for axis, before, after in zip(axes, pads, pads[len(axes) :], strict=False):
+        size = sizes.add(data[axis or 0], sizes.add(before, after))
+        # A negative pad takes away, and may take more than there is.
+        result[axis or 0] = size if sizes.is_nonnegative(size) else None
+    return [tuple(result)]
+
+
 def _tile(node: ir.Node, known: Known) -> Shapes:
     data, repeats = known.shape(node.inputs[0]), as_dims(known.contents(node.inputs[1]))
     if data is None or repeats is None or len(data) != len(repeats):
@@ -206,6 +224,7 @@ LAYOUT: dict[str, ShapeRule] = {
     "Gather": _gather,
     "GatherElements": _gather_elements,
     "GatherND": _gather_nd,
+    "Pad": _pad,
     "Range": _range,
     "Reshape": _reshape,
     "Shape": _shape,

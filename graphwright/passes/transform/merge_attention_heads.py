@@ -25,7 +25,8 @@ import onnx_ir as ir
 
 from graphwright.engine import facts
 from graphwright.engine.pattern import Named, Op, PatternOps, Var
-from graphwright.engine.rewrite import Builder, Reason, Rule, require
+from graphwright.engine.rewrite import Builder, Rule
+from graphwright.passes.attention import require_splits_last_axis
 
 
 def _heads(op: PatternOps, x: Var) -> Op:
@@ -53,8 +54,8 @@ def heads_together(
     y: ir.Value,
 ) -> ir.Value:
     for whole, split in ((q, q_split), (k, k_split), (v, v_split)):
-        _require_splits_last_axis(whole, split, axes=(0, 1, 2, 3))
-    _require_splits_last_axis(y, attention, axes=(0, 2, 1, 3))
+        require_splits_last_axis(whole, split, axes=(0, 1, 2, 3))
+    require_splits_last_axis(y, attention, axes=(0, 2, 1, 3))
     node = attention.producer()
     assert node is not None
     heads = {"q_num_heads": facts.static_dim(q_split, 2), "kv_num_heads": facts.static_dim(k_split, 2)}
@@ -62,21 +63,6 @@ def heads_together(
     attributes: dict[str, Any] = {**node.attributes, **heads}
     result: ir.Value = op.Attention(q, k, v, mask, **attributes)
     return result
-
-
-def _require_splits_last_axis(whole: ir.Value, split: ir.Value, axes: tuple[int, ...]) -> None:
-    """Refuse unless ``whole`` [B,S,H*D] and ``split``, whose axes are B, S, H, D in this order, hold the same."""
-    detail = f"{facts.describe(whole)} is not known to be {facts.describe(split)} with its heads side by side"
-    require(whole.shape is not None and split.shape is not None, Reason.UNKNOWN, detail)
-    require(facts.rank(whole) == 3 and facts.rank(split) == 4, Reason.RANK, detail)
-    batch, length, heads, size = (facts.dim(split, axis) for axis in axes)
-    width = facts.static_dim(whole, 2)
-    numbers = isinstance(heads, int) and isinstance(size, int) and width is not None
-    require(numbers, Reason.UNKNOWN, detail)
-    assert isinstance(heads, int) and isinstance(size, int)
-    require(heads * size == width, Reason.SHAPE, detail)
-    kept = facts.same_dim(facts.dim(whole, 0), batch) and facts.same_dim(facts.dim(whole, 1), length)
-    require(kept, Reason.UNKNOWN, detail)
 
 
 MERGE_ATTENTION_HEADS = Rule("merge-attention-heads", (heads_apart,), heads_together, min_opset=23)
