@@ -24,7 +24,7 @@ def times(contender: str, power: int) -> list[dict[str, Any]]:
 
 
 def result() -> dict[str, Any]:
-    """What examples/03_damf.py writes, shortened."""
+    """What examples/04_damf.py writes, shortened."""
     arms = {"exact": 0.84, "rank 1, linear": 0.8, "rank 8, linear": 0.83, "rank 1, exact softmax": 0.81}
     summary = {
         name: {"before": [0.5, 0.52], "after": [after, after + 0.02], "relative loss": [0.01, 0.02]}

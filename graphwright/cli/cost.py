@@ -93,13 +93,13 @@ def print_damf_table() -> None:
 
     say(f"One attention layer, length {BERT_BASE.length}: Table II of the DAMF paper in three ways of counting")
     columns = ("layer", "convention", "parameters, MiB", "dynamic MACs, M", "of all, %", "MACs, M")
-    table(columns, [each.row() for each in figures()], right=(2, 3, 4, 5))
+    table(columns, [each.row() for each in figures()], right=(2, 3, 4, 5), width=_WIDTH)
     say("\nTimes less than BERT-base")
     rows = [
         (each.what, f"{each.printed:g}", each.origin, f"{each.consistent:.2f}", f"{each.complete:.2f}")
         for each in ratios()
     ]
-    table(("", "paper", "which is", "consistent", "complete, linear"), rows, right=(1, 3, 4))
+    table(("", "paper", "which is", "consistent", "complete, linear"), rows, right=(1, 3, 4), width=_WIDTH)
     say(f"\n{SYMBOLS}")
     for name, (meaning, *lines) in FORMULAS.items():
         say(f"{name}: {meaning}")

