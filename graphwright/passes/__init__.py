@@ -78,10 +78,12 @@ LOWER: tuple[Pass, ...] = (
 
 _LIFTED = tuple(each.name for each in LIFT)
 
+# Softmax with the choice of the largest: in the defaults where a kernel or a lowering follows.
+_SELECTIONS = ("fuse-beam-candidates", "fuse-router", "fuse-softmax-topk", "fuse-softmax-argmax")
+
 # What each target's default pipeline runs: a pass that is not known to gain on the target is not in its list.
 # ort-cpu: measured (benchmarks/, docs/design/0004). ort-cuda: not measured yet, so only the operators that ONNX Runtime
 # would choose there itself. onnx: standard operators only.
-_SELECTIONS = ("fuse-beam-candidates", "fuse-router", "fuse-softmax-topk", "fuse-softmax-argmax")
 DEFAULTS: dict[str, tuple[str, ...]] = {
     "onnx": (*_LIFTED, "merge-attention-heads", *_SELECTIONS, "lower-softmax-topk", "lower-router-topk"),
     "ort-cpu": (

@@ -8,16 +8,15 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
 from graphwright.engine.builder import Builder, Names
 from graphwright.plugins.hars import meaning, portable, portable_router
+from graphwright.plugins.hars.arrays import BFLOAT16
 
 # How many sessions are kept: one for each set of options, dtype, rank, length of a row and number of threads.
 MOST_SESSIONS = 64
-_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _RECORDS: dict[tuple[str, str], Callable[..., tuple[ir.Value, ...]]] = {
     ("softmax_topk", "body"): meaning.call_softmax_topk,
     ("softmax_topk", "portable"): portable.softmax_topk,
@@ -127,7 +126,7 @@ def _ort_value(array: np.ndarray) -> Any:
     import onnxruntime as ort
 
     array = np.ascontiguousarray(array).reshape(array.shape)
-    if array.dtype != _BFLOAT16:
+    if array.dtype != BFLOAT16:
         return ort.OrtValue.ortvalue_from_numpy(array)
     bits = array.view(np.uint16)
     return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, ir.DataType.BFLOAT16.value)
