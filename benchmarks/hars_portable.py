@@ -1,7 +1,7 @@
 """HARS in standard operators against what it replaces, in plain ONNX Runtime on the CPU, and the choices inside it.
 
 Three parts: the whole operator beside TopK alone and Softmax with TopK; the size of the groups, and the row length from
-which groups pay; ways to sum a row. This is where the table in graphwright/plugins/hars/portable.py comes from. Idle
+which groups pay; ways to sum a row. This is where the table in graphwright/plugins/hars/row_split.py comes from. Idle
 threads sleep instead of spinning, since the spinning threads of one session would slow the next.
 
     python benchmarks/hars_portable.py [--json] [--part whole|groups|sums] [--rounds N] [--threads N]
@@ -72,7 +72,8 @@ def without_groups(width: int, k: int) -> Contenders:
     def spelled(is_grouped: bool) -> ir.Model:
         with (
             patch.object(portable, "is_grouped", lambda *_: is_grouped),
-            patch.object(portable, "LONGEST_SOFTMAX", 0 if is_grouped else width),
+            patch.object(row_split, "is_grouped", lambda *_: is_grouped),
+            patch.object(row_split, "LONGEST_SOFTMAX", 0 if is_grouped else width),
         ):
             return model(portable.softmax_topk, width, k=k, mode="logit")
 
