@@ -1,14 +1,16 @@
 """HARS on the CPU against ONNX Runtime's TopK and Softmax + TopK, torch, and the limit: one maximum over the row.
 
-Contenders take turns in one process. "kernel" is the compiled function by itself, "custom operator" the same inside an
-ONNX Runtime session, "hars.softmax_topk" the Python function with all its checks. Sessions run with bound inputs and
-outputs, so that no copy and no allocation counts.
+Contenders take turns in one process. Idle threads sleep instead of spinning, since those of one would slow the next;
+docs/design/0005-hars.md has figures with spinning threads too. "kernel" is the compiled function by itself, "custom
+operator" the same inside an ONNX Runtime session, "hars.softmax_topk" the Python function with all its checks. Sessions
+run with bound inputs and outputs, so that no copy and no allocation counts.
 
     python benchmarks/hars.py [--json] [--rounds N]
 """
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +20,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
+
+# Read when torch loads its threads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 from graphwright.bench import circumstances, measure

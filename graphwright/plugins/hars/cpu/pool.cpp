@@ -1,10 +1,12 @@
 #include "pool.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <new>
@@ -15,6 +17,51 @@ namespace hars {
 namespace {
 
 constexpr int32_t kMostThreads = 256;
+// A thread looks so long for what it waits for before it sleeps. To be woken takes as long; many calls take little more.
+constexpr auto kAwake = std::chrono::microseconds(50);
+
+void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Returns as soon as `came` is true, or after kAwake.
+template <class Came>
+void look_out(const Came &came) {
+  const auto until = std::chrono::steady_clock::now() + kAwake;
+  do {
+    for (int i = 0; i < 16; ++i) {
+      if (came()) return;
+      relax();
+    }
+  } while (std::chrono::steady_clock::now() < until);
+}
+
+// Some schedulers wake a helper on the processor of the one that called it, where it would wait for the caller to end. It
+// goes to another one then, and may be moved back at any time.
+void leave_processor(int taken) {
+#ifdef __linux__
+  cpu_set_t allowed;
+  if (sched_getcpu() != taken || pthread_getaffinity_np(pthread_self(), sizeof allowed, &allowed)) return;
+  cpu_set_t others = allowed;
+  CPU_CLR(taken, &others);
+  if (CPU_COUNT(&others) == 0 || pthread_setaffinity_np(pthread_self(), sizeof others, &others)) return;
+  pthread_setaffinity_np(pthread_self(), sizeof allowed, &allowed);
+#else
+  (void)taken;
+#endif
+}
+
+int this_processor() {
+#ifdef __linux__
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
 
 // One call of run_on_pool; lives on its caller's stack, so the caller waits until no helper holds it.
 struct Job {
@@ -25,7 +72,8 @@ struct Job {
   void *data;
   int64_t count;
   int32_t wanted;  // helpers
-  int32_t helpers = 0;
+  int processor = this_processor();
+  std::atomic<int32_t> helpers{0};  // written under the pool's mutex
   std::atomic<int64_t> next{0};
   std::condition_variable left;
   Job *following = nullptr;
@@ -43,14 +91,18 @@ class Pool {
   pid_t process() const { return process_; }
 
   void run(Job &job) {
+    int32_t sleeping;
     {
       std::lock_guard<std::mutex> hold(mutex_);
       job.following = jobs_;
       jobs_ = &job;
       start_threads(job.wanted);
+      calls_.fetch_add(1, std::memory_order_release);
+      sleeping = sleeping_;
     }
-    for (int32_t i = 0; i < job.wanted; ++i) work_came_.notify_one();
+    for (int32_t i = 0; i < job.wanted && i < sleeping; ++i) work_came_.notify_one();
     job.work();
+    look_out([&] { return job.helpers.load(std::memory_order_acquire) == 0; });
     std::unique_lock<std::mutex> hold(mutex_);
     remove(job);
     job.left.wait(hold, [&] { return job.helpers == 0; });
@@ -76,11 +128,19 @@ class Pool {
     for (;;) {
       Job *job = find_job();
       if (!job) {
+        const uint64_t seen = calls_.load(std::memory_order_relaxed);
+        hold.unlock();
+        look_out([&] { return calls_.load(std::memory_order_acquire) != seen; });
+        hold.lock();
+        if (calls_.load(std::memory_order_relaxed) != seen) continue;
+        ++sleeping_;
         work_came_.wait(hold);
+        --sleeping_;
         continue;
       }
       ++job->helpers;
       hold.unlock();
+      leave_processor(job->processor);
       job->work();
       hold.lock();
       if (--job->helpers == 0) job->left.notify_one();
@@ -103,7 +163,8 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable work_came_;
   Job *jobs_ = nullptr;
-  int32_t threads_ = 0;
+  std::atomic<uint64_t> calls_{0};  // written under the mutex
+  int32_t threads_ = 0, sleeping_ = 0;
 };
 
 std::atomic<Pool *> current{nullptr};
