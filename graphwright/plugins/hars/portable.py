@@ -12,10 +12,11 @@ elements at least that precede it.
 NaN. ONNX Runtime's ReduceMax and TopK lose NaN or not, by position. Its sums never do, so a sum that is needed anyway,
 or one more of the row (3 us of 31 for a row of 128,256), decides by ``If`` between the form above and one that ranks by
 a double key, as the function body does. The decision is made for all rows at once, yet both ways choose the same
-elements, so a row's result does not depend on the others. With ``exact=False`` a short row, or one for which groups are
-not known to be faster than Softmax and TopK (``row_split.pays``), goes without the sum and the choice: with NaN in it,
-or nothing but -inf, it gives what the runtime's TopK and Softmax make of it, and logits that differ and have the same
-probability after rounding are ordered by index.
+elements, so a row's result does not depend on the others.
+
+With ``exact=False`` the form must be no slower than Softmax and TopK. So probabilities are (Log)Softmax's, ranked after
+rounding, by groups where that pays (``row_split.pays``) and without the choice: logits that differ and have the same
+probability are ordered by index, and a row with NaN, or nothing but -inf, gives what the runtime makes of it.
 
 How rows are cut, and which length takes which form: ``row_split.py``.
 
@@ -24,7 +25,7 @@ Source: Gaihre et al. 2021 (Dr. Top-k), arXiv:2109.08219; docs/design/0005-hars.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -67,7 +68,7 @@ def softmax_topk(
     if not is_last:
         x = op.Transpose(x, perm=[*range(axis), *range(axis + 1, rank), axis])
     is_summed = mode in ("logprob", "prob") or stats
-    is_exact = exact or pays(width, k, is_summed=is_summed)
+    is_exact = exact or (pays(width, k) and not is_summed)
     row = _Row(x, rank - 1, width, k, is_summed, is_exact)
     split = split_row(width, k, is_summed=is_summed) if is_exact else None
     results = _short(op, row, mode, stats) if split is None else _long(op, row, split, mode, stats)
@@ -102,9 +103,9 @@ def _short(op: Builder, row: _Row, mode: str, stats: bool) -> tuple[ir.Value, ..
     """A row as a whole: TopK, and (Log)Softmax for the sum."""
     if mode in ("prob", "logprob") and not row.exact and not stats:
         scores = op.Softmax(row.x, axis=-1) if mode == "prob" else op.LogSoftmax(row.x, axis=-1)
-        return tuple(op.TopK(scores, [row.k], _outputs=2))
+        return _ranked(op, replace(row, x=scores))
     probe = op.ReduceSum(row.x, keepdims=0) if row.exact else None
-    best, indices = _select(op, row, probe, lambda inner: inner.TopK(row.x, [row.k], _outputs=2))
+    best, indices = _select(op, row, probe, lambda inner: _ranked(inner, row))
     values = _own_values(op, best, mode, exact=row.exact)
     if not row.is_summed:
         return values, indices
@@ -128,13 +129,8 @@ def _short(op: Builder, row: _Row, mode: str, stats: bool) -> tuple[ir.Value, ..
 
 def _long(op: Builder, row: _Row, split: Split, mode: str, stats: bool) -> tuple[ir.Value, ...]:
     """A row in groups: for the ranking where that pays, and for the sum."""
-    padding = split.groups * split.size - row.width
-    wide = op.Pad(row.x, [0] * (2 * row.outer + 1) + [padding], -math.inf) if padding else row.x
-    shape = [0] * row.outer + [split.groups, split.size]
-    members = op.Reshape(wide, shape)
-    # Counted from the front: of an empty batch ONNX Runtime 1.31.1 reduces no axis that is counted from the end.
-    last = row.outer + 1
-    tops = op.ReduceMax(members, [last], keepdims=0)
+    wide, members, tops = _grouped(op, row, split)
+    shape, last = [0] * row.outer + [split.groups, split.size], row.outer + 1
     base = total = None
     if row.is_summed:
         # A row of -inf has this base, and the sum 0.
@@ -158,6 +154,25 @@ def _long(op: Builder, row: _Row, split: Split, mode: str, stats: bool) -> tuple
         return values, indices
     maximum = op.Squeeze(op.Slice(best, [0], [1], [-1]), [-1])
     return values, indices, maximum, op.Squeeze(op.Cast(op.Log(total), to=FLOAT.value), [-1])
+
+
+def _grouped(op: Builder, row: _Row, split: Split) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Return the row with its padding, its groups [..., G, s], and their maxima [..., G]."""
+    padding = split.groups * split.size - row.width
+    wide = op.Pad(row.x, [0] * (2 * row.outer + 1) + [padding], -math.inf) if padding else row.x
+    members = op.Reshape(wide, [0] * row.outer + [split.groups, split.size])
+    # Counted from the front: of an empty batch ONNX Runtime 1.31.1 reduces no axis that is counted from the end.
+    return wide, members, op.ReduceMax(members, [row.outer + 1], keepdims=0)
+
+
+def _ranked(op: Builder, row: _Row) -> Pair:
+    """A row as it is, NaN or not: by groups where that pays, else by TopK."""
+    split = None if row.exact or not pays(row.width, row.k) else split_row(row.width, row.k, is_summed=False)
+    if split is None:
+        best, indices = op.TopK(row.x, [row.k], _outputs=2)
+        return best, indices
+    _, members, tops = _grouped(op, row, split)
+    return _by_groups(op, members, tops, row, split.size)
 
 
 def _select(op: Builder, row: _Row, probe: ir.Value | None, ranked: Callable[[Builder], Pair]) -> Pair:

@@ -34,8 +34,8 @@ from dataclasses import dataclass
 LONGEST_SOFTMAX = 2048
 # From here on ranking the groups first is faster than TopK over the row.
 SHORTEST_GROUPED, SHORTEST_PER_K = 8192, 256
-# What a graph needs to gain from groups at few rows, when the plain operators are exact enough for it.
-SHORTEST_PAYING, SHORTEST_PADDED, PER_K_SUMMED, PER_K_RANKED = 16384, 65536, 1024, 512
+# What a row needs to gain from groups whatever the number of rows, when the plain operators are exact enough for it.
+SHORTEST_PAYING, PER_K_PAYING = 16384, 512
 # The sizes of groups, and the elements in a cache line.
 SMALLEST_GROUP, LARGEST_GROUP, LINE = 64, 256, 16
 
@@ -77,17 +77,16 @@ def is_grouped(width: int, k: int) -> bool:
     return width >= max(SHORTEST_GROUPED, SHORTEST_PER_K * k)
 
 
-def pays(width: int, k: int, *, is_summed: bool) -> bool:
-    """Tell whether groups were as fast as Softmax and TopK at 1 and 8 rows (benchmarks/results/hars_portable.json).
+def pays(width: int, k: int) -> bool:
+    """Tell whether ranking by groups was as fast as TopK for 1, 8 and 32 rows (benchmarks/results/hars_portable.json).
 
-    Padding copies the row, and a large k ranks much of it again. At 32 rows, where a sum reads more than the caches
-    hold, the form loses up to 35 % at 128,256 and up to 75 % at 50,257; the number of rows is not known here.
+    Padding copies the row, and then groups lose at 32 rows. A large k ranks much of the row again.
 
     Example:
-        >>> [pays(width, 8, is_summed=True) for width in (128256, 50257, 32000, 8192)]
+        >>> [pays(width, 8) for width in (128256, 100003, 32000, 8192)]
         [True, False, True, False]
     """
-    split = split_row(width, k, is_summed=is_summed)
-    if split is None or width < max(SHORTEST_PAYING, k * (PER_K_SUMMED if is_summed else PER_K_RANKED)):
+    split = split_row(width, k, is_summed=False)
+    if split is None or width < max(SHORTEST_PAYING, k * PER_K_PAYING):
         return False
-    return width >= SHORTEST_PADDED or split.groups * split.size == width or (k == 1 and not is_summed)
+    return split.groups * split.size == width

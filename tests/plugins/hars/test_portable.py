@@ -1,7 +1,7 @@
 """HARS in standard operators, as bodies and in the fast form, against a sort and float64 sums."""
 
 import itertools
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import ml_dtypes
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from onnx import parser
 
 from graphwright.plugins.hars import meaning, onnx_run, portable, reference, row_split
+from graphwright.plugins.hars.onnx_run import one_operator
 from graphwright.runtime.reference import evaluate
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -234,16 +235,53 @@ def operators(width: int, k: int, *, exact: bool = True, mode: str = "logprob") 
 
 def test_what_is_emitted_follows_the_table() -> None:
     assert operators(1000, 8, exact=False) == ["LogSoftmax", "TopK"]
-    # Where groups did not pay at every batch: a padded row with a sum, and one that is not long enough for its k.
+    # Where groups do not pay at every batch: a padded row, and one that is not long enough for its k.
+    assert operators(50257, 8, exact=False) == operators(100003, 1, exact=False) == ["LogSoftmax", "TopK"]
     assert operators(50257, 8, exact=False) == operators(32000, 64, exact=False) == ["LogSoftmax", "TopK"]
     assert operators(16000, 1, exact=False, mode="logit") == ["TopK"]
     assert operators(1000, 8, exact=False, mode="prob_renorm") == ["TopK", "Softmax"]
     assert "If" in operators(1000, 8) and "ReduceMax" not in operators(1000, 8)
-    assert {"If", "GatherND"} <= set(operators(32000, 8, exact=False))
+    # As a graph is lowered: no slower than Softmax and TopK, so their probabilities, ranked by groups.
+    found = operators(32000, 8, exact=False)
+    assert found[:3] == ["LogSoftmax", "Reshape", "ReduceMax"] and "GatherND" in found and "If" not in found
+    assert {"If", "GatherND"} <= set(operators(32000, 8, exact=False, mode="logit"))
     assert "Softmax" not in operators(32000, 8) and "Pad" not in operators(32000, 8)
     assert "Pad" in operators(32003, 8)
     assert "GatherND" not in operators(32000, 126) and "Exp" in operators(32000, 126)
     assert "Reshape" not in operators(32000, 126, mode="logit")
+
+
+@pytest.mark.parametrize(("width", "k"), [(32000, 8), (50257, 1), (119547, 64)])
+@pytest.mark.parametrize("mode", ["prob", "logprob"])
+def test_the_lowered_form_gives_what_softmax_and_topk_give(width: int, k: int, mode: str) -> None:
+    x = np.random.default_rng(width + k).standard_normal((3, width), np.float32) * 3
+    x[0, ::7] = x[0, 0]  # ties
+    x[1, :5] = -np.inf
+    values, indices = lowered(x, k, mode)
+    softmax = "Softmax" if mode == "prob" else "LogSoftmax"
+    text = f"(float[B, V] x) => (y, i) <int64[1] k = {{{k}}}> {{ p = {softmax}(x)\n y, i = TopK(p, k) }}"
+    wanted, places = session(text).run(None, {"x": x})
+    np.testing.assert_array_equal(values, wanted)
+    np.testing.assert_array_equal(indices, places)
+
+
+@pytest.mark.parametrize("filling", [np.nan, -np.inf, np.inf])
+def test_a_row_that_the_lowered_form_does_not_define_stays_in_range(filling: float) -> None:
+    for width in (32000, 119547):
+        x = np.full((2, width), filling, np.float32)
+        x[1, 3] = 0
+        _, indices = lowered(x, 4, "prob")
+        assert indices.min() >= 0 and indices.max() < width
+
+
+def lowered(x: np.ndarray, k: int, mode: str) -> tuple[np.ndarray, np.ndarray]:
+    """Run the form that graphs are lowered to."""
+    model = one_operator(
+        partial(portable.softmax_topk, exact=False), ir.DataType.FLOAT, [None, x.shape[1]], None, {"k": k, "mode": mode}
+    )
+    made = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    values, indices = made.run(None, {made.get_inputs()[0].name: x})
+    return values, indices
 
 
 @pytest.mark.parametrize("is_summed", [True, False])
