@@ -173,15 +173,16 @@ def passes(
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """List the passes with their families and the targets that run them by default."""
+    """List the passes with their families, the targets that run them by default, and which change numbers by design."""
     from graphwright.passes.discovery import catalogue
 
     steps = catalogue().steps() if name is None else [catalogue().find(name)]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": step.name,
             "family": step.family,
             "default_in": [target for target, names in catalogue().defaults.items() if step.name in names],
+            "changes_numbers": step.implementation.changes_numbers,
             "summary": next((line for line in step.implementation.doc.splitlines() if line.strip()), ""),
         }
         for step in steps
@@ -192,8 +193,17 @@ def passes(
     elif as_json:
         say_json({"passes": rows})
     else:
-        cells = [(row["name"], row["family"], ", ".join(row["default_in"]) or "-", row["summary"]) for row in rows]
-        table(("pass", "family", "default in", "what it does"), cells)
+        cells = [
+            (
+                row["name"],
+                row["family"],
+                ", ".join(row["default_in"]) or "-",
+                "changed" if row["changes_numbers"] else "kept",
+                row["summary"],
+            )
+            for row in rows
+        ]
+        table(("pass", "family", "default in", "numbers", "what it does"), cells)
 
 
 def doctor(as_json: options.Json = False, debug: options.Debug = False) -> None:

@@ -1,6 +1,6 @@
 """Losses for training with DAMF, and what puts them into transformers' Trainer."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -86,17 +86,21 @@ class DamfCallback(TrainerCallback):
         self.current = self.weight * (min(1.0, state.global_step / steps) if steps else 1.0)
 
     def on_log(self, args: Any, state: Any, control: Any, model: Any = None, logs: Any = None, **others: Any) -> None:
-        """Add the share and the weight to what is logged."""
-        if model is not None and logs is not None:
-            with torch.no_grad():
-                logs["damf_share"] = float(largest_shares(model).mean())
-            logs["damf_weight"] = self.current
+        """Add the share and the weight to what is logged, unless they are there."""
+        if model is not None and logs is not None and "damf_share" not in logs:
+            logs.update(self.told(model))
+
+    def told(self, model: torch.nn.Module) -> dict[str, float]:
+        """Return what logs gain."""
+        with torch.no_grad():
+            return {"damf_share": float(largest_shares(model).mean()), "damf_weight": self.current}
 
 
 class DamfTrainerMixin:
     """Adds the penalty of a :class:`DamfCallback`, and distillation from an exact teacher, to a Trainer's loss.
 
     Put it before the Trainer: ``class MyTrainer(DamfTrainerMixin, Trainer)``, and set the attributes on the trainer.
+    Trainer needs the package accelerate.
 
     Attributes:
         damf_callback: whose ``current`` is the penalty's weight; add it to the trainer's callbacks as well.
@@ -118,11 +122,31 @@ class DamfTrainerMixin:
         # A trainer takes the labels out of its inputs, so the teacher's are put aside before.
         asked = {name: value for name, value in inputs.items() if name != "labels"}
         loss, outputs = trainer.compute_loss(model, inputs, return_outputs=True, **others)
+        batches = self._batches(model, others.get("num_items_in_batch"))
         if self.teacher is not None:
             with torch.no_grad():
                 truth = self.teacher.eval()(**asked)
             far = distillation_loss(outputs["logits"], truth["logits"], self.temperature)
-            loss = (1 - self.distillation) * loss + self.distillation * far
+            loss = (1 - self.distillation) * loss + self.distillation * far / batches
         if self.damf_callback is not None and self.damf_callback.current:
-            loss = loss + self.damf_callback.current * spectral_penalty(model)
+            loss = loss + self.damf_callback.current * spectral_penalty(model) / batches
         return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *rest: Any, **others: Any) -> None:
+        """Add the share and the weight before the trainer keeps its history and calls reporters that precede ours."""
+        this, trainer = cast(Any, self), cast(Any, super())
+        if self.damf_callback is not None:
+            logs.update(self.damf_callback.told(this.model))
+        trainer.log(logs, *rest, **others)
+
+    def _batches(self, model: torch.nn.Module, items: Any) -> int:
+        """Return by how many batches the additions are divided.
+
+        Gradients of accumulated batches are summed. A trainer divides each loss by their number, unless its own loss is
+        already one of the items of all of them.
+        """
+        counts_all: bool | None = getattr(self, "loss_is_scaled_for_ga", None)
+        if counts_all is None:
+            takes_items = getattr(self, "model_accepts_loss_kwargs", False) and items is not None
+            counts_all = takes_items or getattr(self, "compute_loss_func", None) is not None
+        return getattr(self, "current_gradient_accumulation_steps", 1) if model.training and counts_all else 1

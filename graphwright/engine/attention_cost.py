@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from graphwright.engine import facts
-from graphwright.engine.formula import Formula, product_of
+from graphwright.engine.formula import Formula, product_of, sum_of
 from graphwright.engine.node_cost import (
     PRODUCTS,
     Uncounted,
@@ -23,8 +23,10 @@ from graphwright.engine.node_cost import (
 )
 from graphwright.engine.rewrite import NUMBER, RULE, SOURCES
 
-# The rule, and the form of what it makes.
+# The rule, and the form of what it makes; the form where some heads keep their softmax.
 DAMF = "damf"
+DAMF_AND_SOFTMAX = "damf and softmax"
+_OPERATORS = ("Attention", "MultiHeadAttention")
 # What stands between a projection and the attention: layout, bias, scale, rotary positions, past keys.
 _LAYOUT = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Cast", "Flatten"})
 _BEFORE = _LAYOUT | {"Split", "Slice", "Concat", "Expand", "Mul", "Div", "Neg", "Add", "RotaryEmbedding"}
@@ -146,7 +148,9 @@ def _by_damf(finder: _Finder) -> Iterable[Region]:
         nodes |= finder.bias_of(last)
         nodes |= set() if finder.is_projection(last) else finder.following(last.outputs[0])
         core = next((node for node in group if node.op_type == "Attention"), last)
-        yield finder.region(core, f"{DAMF}, softmax" if core.op_type == "Attention" else DAMF, nodes)
+        is_linear = any(map(finder.is_dynamic, group))
+        with_softmax = DAMF_AND_SOFTMAX if is_linear else f"{DAMF}, softmax"
+        yield finder.region(core, with_softmax if core.op_type == "Attention" else DAMF, nodes)
 
 
 def _made_of(finder: _Finder, group: Iterable[ir.Node]) -> set[ir.Node]:
@@ -201,17 +205,19 @@ def _by_linear_form(finder: _Finder) -> Iterable[Region]:
 def paper_macs(region: Region, weights: Collection[ir.Value]) -> Formula | None:
     """Return the paper's count: ``S T (D + 1)`` of each head, for scores and scale; of damf ``2 S T``, one head."""
     products = [node for node in region.nodes if node.op_type in PRODUCTS and not is_product_with_weight(node, weights)]
+    attentions = [node for node in region.nodes if node.op_type in _OPERATORS]
     try:
         if region.core.op_type == "Softmax":
             return work_of(products[0], weights).dynamic_macs + product_of(shape_of(region.core.inputs[0]))
-        if region.form != DAMF and region.core.op_type in ("Attention", "MultiHeadAttention"):
-            query, rows, keys = attention_sizes(region.core)
-            return keys * (query + rows)
+        # damf makes an operator for each rank of a layer's heads.
+        whole = sum_of(keys * (query + rows) for query, rows, keys in map(attention_sizes, attentions))
+        if region.form not in (DAMF, DAMF_AND_SOFTMAX):
+            return whole if attentions else None
         lengths = [size for node in products if (size := shape_of(node.inputs[0])[-1]).names]
-        if region.form != DAMF or not lengths:
+        if not lengths:
             return None
         shape = shape_of(products[-1].outputs[0])
-        return shape[0] * shape[-2] * lengths[0] * 2
+        return whole + shape[0] * shape[-2] * lengths[0] * 2
     except Uncounted:
         return None
 

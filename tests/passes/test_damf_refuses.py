@@ -1,5 +1,7 @@
 """What damf does not replace, and what is an error; the model stays as it was."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -214,20 +216,18 @@ def test_what_is_refused_stays_beside_what_is_replaced() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"rank": 0}, "found 0; needed ranks from 1"),
-        ({"rank": 5}, "rank 5; needed 1 to 4"),
-        ({"rank": -1}, "found -1; needed a whole number"),
-        ({"rank": 1.5}, "found 1.5; needed a whole number"),
-        ({"rank": True}, "True"),
-        ({"rank": "1,2"}, "2 ranks for 1 layers"),
+        *(({"rank": rank}, f"found {rank!r}; needed ranks from 1") for rank in (0, "1:0")),
+        *(({"rank": rank}, "rank 5; needed 1 to 4") for rank in (5, "1:5")),
+        *(({"rank": rank}, f"found {rank}; needed a whole number") for rank in (-1, 1.5, True)),
+        *(({"rank": text}, "2 ranks for 1 layers") for text in ("1,2", "1:2,2")),
+        ({"rank": "1:2:3"}, "3 ranks for 2 heads; needed one, or one for each chosen"),
+        ({"rank": "1:2", "heads": "1"}, "2 ranks for 1 heads"),
+        *(({"rank": text}, "one for each head of a layer") for text in ("1:", ":", "1;2", "1:a", "1::2", "1-2", "")),
         ({"softmax": "linear"}, "one of exact, maclaurin, shift"),
-        ({"layers": "1"}, "numbers below 1"),
-        ({"layers": "some"}, "'some'"),
-        ({"heads": "1-5"}, "numbers below 2"),
-        ({"heads": "1-0"}, "numbers below 2"),
+        *(({"layers": text}, found) for text, found in (("1", "numbers below 1"), ("some", "'some'"))),
+        *(({"heads": text}, "numbers below 2") for text in ("1-5", "1-0")),
         ({"budget": "0.5%"}, "evaluate"),
-        ({"budget": "some", "evaluate": lambda model: 1.0}, "share of the score"),
-        ({"budget": "300%", "evaluate": lambda model: 1.0}, "share of the score"),
+        *(({"budget": text, "evaluate": lambda model: 1.0}, "share of the score") for text in ("some", "300%")),
         ({"budget": "1%", "evaluate": lambda model: float("nan")}, "score nan"),
     ],
 )
@@ -261,7 +261,10 @@ def test_an_argument_that_there_is_not(text: str) -> None:
         CATALOGUE.parse(text, "onnx")
 
 
-@pytest.mark.parametrize("text", ['damf(rank="1,4",layers="0,2-3")', "damf(budget=0.5%)", "damf(rank=8,softmax=exact)"])
+@pytest.mark.parametrize(
+    "text",
+    ['damf(rank="1,4",layers="0,2-3")', 'damf(rank="1:1:4,2")', "damf(budget=0.5%)", "damf(rank=8,softmax=exact)"],
+)
 def test_pipeline_text_parses_back(text: str) -> None:
     assert str(CATALOGUE.parse(text, "onnx")) == text
 
@@ -285,8 +288,6 @@ def test_a_triangle_of_constants_is_causal_and_one_that_is_nearly_one_is_not() -
 
 
 def test_a_rotated_model_of_an_exporter() -> None:
-    from pathlib import Path
-
     text = (Path(__file__).parents[1] / "corpus" / "llama_dynamo_18.onnxtxt").read_text()
     lifted = run_pipeline(Run(model(text)), CATALOGUE.default("onnx"))
     for softmax in ("exact", "maclaurin", "shift"):

@@ -8,13 +8,16 @@ Before:                                                       After:
 u and v are the best approximation of ``scale * [x,1] Wq~ Wk~^T [y,1]^T`` by a rank, head by head
 (plugins/damf/factors.py); scores are p n^T. Options:
 
-* ``rank``: 1 to the head size, the head size alone is exact; text such as "1,4" gives one for each chosen layer.
+* ``rank``: 1 to the head size, the head size alone is exact. Text such as "1,4" gives one for each chosen layer, and
+  "1:1:4,2" one for each chosen head of the first of two: heads of equal rank are made together, and the following
+  product joins in only where all heads have one rank.
 * ``softmax``: ``exact`` keeps Attention, with heads of size rank. ``maclaurin`` weighs with c + p n instead of
   exp(p n): one product of sums over keys (damf_linear.py), no S x T matrix. ``shift`` rounds scores to powers of two,
   for studies of hardware (damf_shift.py).
 * ``layers`` and ``heads``: which, counted from 0 in the order of the graph: ``all``, or text such as "0,2-5".
 * ``budget`` and ``evaluate``: a share such as "0.5%" that a score may lose, and ``evaluate(model)``, which gives the
-  score, from Python only. The smallest ranks that keep it are chosen (damf_budget.py); ``rank`` is not read.
+  score. The cheapest ranks by head that keep it are chosen (damf_budget.py); ``rank`` is not read. From Python only:
+  ``dataclasses.replace(DAMF, make=partial(DAMF.make, budget="0.5%", evaluate=score))`` stands in a list of passes.
 
 The weights stay what they were trained for, so small ranks need tuning afterwards (graphwright.damf).
 
@@ -49,7 +52,7 @@ from graphwright.errors import PipelineError
 from graphwright.passes.attention import require_splits_last_axis
 from graphwright.passes.transform.damf_budget import Evaluate, ranks_within
 from graphwright.passes.transform.damf_layers import Layer, emit, read_layer
-from graphwright.passes.transform.damf_options import chosen, chosen_ranks, require_softmax
+from graphwright.passes.transform.damf_options import chosen, chosen_ranks, ranks_text, require_softmax
 
 # What a replaced attention is marked with: its number, so that others keep theirs and it is not replaced again.
 MARK = "graphwright.damf"
@@ -93,10 +96,10 @@ def _is_constant_matrix(value: ir.Value) -> bool:
 
 @dataclass(frozen=True)
 class Choice:
-    """What is done: the number of each chosen attention, the ranks of those that fit, their heads, and the softmax."""
+    """What is done: the number of each chosen attention, the heads and, of those that fit, their ranks; the softmax."""
 
     numbers: Mapping[ir.Node, int]
-    ranks: Mapping[int, int]
+    ranks: Mapping[int, Sequence[int]]
     heads: str | int
     softmax: str
 
@@ -119,7 +122,8 @@ class Choice:
             require_splits_last_axis(merged, attention, axes=(0, 2, 1, 3))
         layer = read_layer(node, self.softmax)
         heads = chosen(self.heads, layer.heads, "heads")
-        result = emit(op, layer, self.softmax, self.ranks[number], heads, following)
+        ranks = dict(zip(heads, self.ranks[number], strict=True))
+        result = emit(op, layer, self.softmax, ranks, following)
         if is_flat:
             result = op.Reshape(result, shape)
         elif merged is None and following is None and facts.rank(attention) == 4:
@@ -154,19 +158,17 @@ def make(
     wanted = chosen(layers, total, "layers")
     numbers = {node: number for node, number in numbers.items() if number in wanted}
     found = _readable(numbers, softmax, must_all=layers != "all")
-    sizes = [layer.size for layer in found.values()]
-    for layer in found.values():
-        chosen(heads, layer.heads, "heads")
+    shapes = [(len(chosen(heads, layer.heads, "heads")), layer.size) for layer in found.values()]
     if budget is None:
-        ranks = chosen_ranks(rank, len(found))
+        ranks = chosen_ranks(rank, [count for count, _ in shapes])
     else:
         options = {"softmax": softmax, "layers": layers, "heads": heads}
-        ranks = ranks_within(budget, evaluate, model, sizes, partial(_replaced, model, options))
-    for layer, each in zip(found.values(), ranks, strict=True):
-        if not 1 <= each <= layer.size:
-            raise PipelineError(f"{facts.place(layer.node)}: damf", f"rank {each}", needed=f"1 to {layer.size}")
+        ranks = ranks_within(budget, evaluate, model, shapes, partial(_replaced, model, options))
+    for layer, own in zip(found.values(), ranks, strict=True):
+        if max(own) > layer.size:
+            raise PipelineError(f"{facts.place(layer.node)}: damf", f"rank {max(own)}", needed=f"1 to {layer.size}")
     choice = Choice(numbers, dict(zip(found, ranks, strict=True)), heads, softmax)
-    is_exact = softmax == "exact" and list(ranks) == sizes
+    is_exact = softmax == "exact" and all(min(own) == size for own, (_, size) in zip(ranks, shapes, strict=True))
     patterns = (projected, merged, alone)
     return Rule("damf", patterns, choice.rewrite, min_opset=23, changes_numbers=not is_exact)
 
@@ -196,9 +198,9 @@ def _readable(numbers: Mapping[ir.Node, int], softmax: str, *, must_all: bool) -
     return found
 
 
-def _replaced(model: ir.Model, options: Mapping[str, Any], ranks: Sequence[int]) -> ir.Model:
+def _replaced(model: ir.Model, options: Mapping[str, Any], ranks: Sequence[Sequence[int]]) -> ir.Model:
     """Return a copy of the model with these ranks."""
-    step = Step(DAMF, "transform", {**options, "rank": ",".join(map(str, ranks))})
+    step = Step(DAMF, "transform", {**options, "rank": ranks_text(ranks)})
     return run_pipeline(Run(model.clone()), Pipeline((step,)))
 
 

@@ -1,6 +1,6 @@
 """What damf reads of one attention before it changes anything, and the nodes it puts in its place; no rule."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,35 +134,53 @@ def _check_finite(layer: Layer) -> None:
             raise PipelineError(f"{facts.place(layer.node)}: damf", found, needed="finite weights")
 
 
-def emit(
-    op: Builder, layer: Layer, softmax: str, rank: int, heads: Sequence[int], following: ir.Value | None
-) -> ir.Value:
-    """Return the attention [B,S,H*D] with some heads' scores by factors, times the matrix that follows, if any."""
-    every = list(range(layer.heads))
-    if list(heads) == every:
-        return _attention(op, layer, softmax, rank, every, following)
-    others = [head for head in every if head not in heads]
-    chosen = _attention(op, layer, softmax, rank, heads, None)
-    rest = _as_it_was(op, layer, others)
-    order = [[*heads, *others].index(head) for head in every]
-    both = op.Reshape(op.Concat(chosen, rest, axis=2), [0, 0, layer.heads, layer.value_size])
-    whole: ir.Value = op.Reshape(op.Gather(both, order, axis=2), [0, 0, layer.heads * layer.value_size])
+@dataclass(frozen=True)
+class _Group:
+    """Some heads of one rank, and their values; which keys are valid, or None for all."""
+
+    heads: Sequence[int]
+    rank: int
+    values: Values
+    valid: ir.Value | None
+
+
+def emit(op: Builder, layer: Layer, softmax: str, ranks: Mapping[int, int], following: ir.Value | None) -> ir.Value:
+    """Return the attention [B,S,H*D] with heads' scores by factors of these ranks, times the matrix that follows.
+
+    Heads of equal rank are a group, with products of their own; heads without a rank stay as they were.
+    """
+    groups: dict[int | None, list[int]] = {}
+    for head in range(layer.heads):
+        groups.setdefault(ranks.get(head), []).append(head)
+    valid = valid_keys(op, layer.mask, layer.dtype)
+    if len(groups) == 1:
+        (rank,) = set(ranks.values())
+        return _attention(op, layer, softmax, _Group(range(layer.heads), rank, _values(op, layer), valid), following)
+    by_head = _values_by_head(op, layer)
+    parts = []
+    for rank_or_none, heads in groups.items():
+        values = _values_of(op, by_head, heads, layer.value_size)
+        if rank_or_none is None:
+            parts.append(_as_it_was(op, layer, heads, values))
+        else:
+            parts.append(_attention(op, layer, softmax, _Group(heads, rank_or_none, values, valid), None))
+    together = [head for heads in groups.values() for head in heads]
+    order = [together.index(head) for head in range(layer.heads)]
+    every = op.Reshape(op.Concat(*parts, axis=2), [0, 0, layer.heads, layer.value_size])
+    whole: ir.Value = op.Reshape(op.Gather(every, order, axis=2), [0, 0, layer.heads * layer.value_size])
     return whole if following is None else op.MatMul(whole, following)
 
 
-def _attention(
-    op: Builder, layer: Layer, softmax: str, rank: int, heads: Sequence[int], following: ir.Value | None
-) -> ir.Value:
-    u, v = layer.factors(heads, rank)
+def _attention(op: Builder, layer: Layer, softmax: str, group: _Group, following: ir.Value | None) -> ir.Value:
+    rank, values, valid = group.rank, group.values, group.valid
+    u, v = layer.factors(group.heads, rank)
     dtype = layer.dtype.numpy()
-    values = _values(op, layer, heads)
-    size, count = layer.value_size, len(heads)
+    size, count = layer.value_size, len(group.heads)
     if softmax == "exact":
         p, n = _product(op, layer.query.x, u, dtype), _product(op, layer.key.x, v, dtype)
         attributes = {**layer.node.attributes, "scale": 1.0, "q_num_heads": count, "kv_num_heads": count}
         result: ir.Value = op.Attention(p, n, values.spelled(op), *layer.node.inputs[3:4], **attributes)
         return result if following is None else op.MatMul(result, following)
-    valid = valid_keys(op, layer.mask, layer.dtype)
     of_queries = valid if layer.is_self else None
     if softmax == "shift":
         p, n = _product(op, layer.query.x, u, dtype, of_queries), _product(op, layer.key.x, v, dtype, valid)
@@ -196,20 +214,27 @@ def _product(op: Builder, x: ir.Value, factor: np.ndarray, dtype: np.dtype, vali
     return product if valid is None else op.Mul(product, valid)
 
 
-def _values(op: Builder, layer: Layer, heads: Sequence[int]) -> Values:
-    """Return the values of some heads."""
-    width = layer.value_size
-    is_all = list(heads) == list(range(layer.heads))
-    if layer.value is None or not is_all:
-        together = _together(op, layer.values, layer)
-        if is_all:
-            return Values(together, None, layer.heads * width)
-        split = op.Reshape(together, [0, 0, layer.heads, width])
-        chosen = op.Reshape(op.Gather(split, list(heads), axis=2), [0, 0, len(heads) * width])
-        return Values(chosen, None, len(heads) * width)
+def _values(op: Builder, layer: Layer) -> Values:
+    """Return the values of all heads."""
+    width = layer.heads * layer.value_size
+    if layer.value is None:
+        return Values(_together(op, layer.values, layer), None, width)
     node = layer.values.producer()
     is_packed = node is not None and node.op_type == "Split"
-    return Values(None if is_packed else layer.values, layer.value, layer.heads * width)
+    # A packed projection makes what is replaced too: the values' part is taken out of it.
+    return Values(None if is_packed else layer.values, layer.value, width)
+
+
+def _values_by_head(op: Builder, layer: Layer) -> ir.Value:
+    """Return the values [B,T,H,D]."""
+    by_head: ir.Value = op.Reshape(_values(op, layer).spelled(op), [0, 0, layer.heads, layer.value_size])
+    return by_head
+
+
+def _values_of(op: Builder, by_head: ir.Value, heads: Sequence[int], size: int) -> Values:
+    """Return the values of some heads."""
+    width = len(heads) * size
+    return Values(op.Reshape(op.Gather(by_head, list(heads), axis=2), [0, 0, width]), None, width)
 
 
 def _together(op: Builder, values: ir.Value, layer: Layer) -> ir.Value:
@@ -219,7 +244,7 @@ def _together(op: Builder, values: ir.Value, layer: Layer) -> ir.Value:
     return together
 
 
-def _as_it_was(op: Builder, layer: Layer, heads: Sequence[int]) -> ir.Value:
+def _as_it_was(op: Builder, layer: Layer, heads: Sequence[int], values: Values) -> ir.Value:
     """Return the attention of some heads with the projections that they had."""
 
     def product(given: Projection) -> ir.Value:
@@ -231,6 +256,6 @@ def _as_it_was(op: Builder, layer: Layer, heads: Sequence[int]) -> ir.Value:
 
     count = len(heads)
     attributes = {**layer.node.attributes, "q_num_heads": count, "kv_num_heads": count}
-    inputs = [product(layer.query), product(layer.key), _values(op, layer, heads).spelled(op)]
+    inputs = [product(layer.query), product(layer.key), values.spelled(op)]
     result: ir.Value = op.Attention(*inputs, *layer.node.inputs[3:4], **attributes)
     return result

@@ -1,6 +1,7 @@
 """The options of damf as pipeline text gives them, and what is wrong with them; no rule."""
 
 import re
+from collections.abc import Sequence
 
 from graphwright.errors import PipelineError
 from graphwright.plugins.damf.reference import SOFTMAXES
@@ -32,25 +33,49 @@ def chosen(text: str | int, total: int, what: str) -> list[int]:
     return sorted(found)
 
 
-def chosen_ranks(text: int | str, count: int) -> list[int]:
-    """Return a rank for each of so many layers: the same for all, or as text such as ``1,4`` gives them.
+def chosen_ranks(text: int | str, heads: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return a rank for each chosen head of each layer; ``heads`` tells how many each layer has.
+
+    One number is for all. Commas stand between layers, colons between the chosen heads of one: in ``1:1:4,2`` the
+    heads of the first layer have ranks of their own, and those of the second share one.
 
     Raises:
-        PipelineError: text of another form, as many ranks as there are not layers, or a rank below 1.
+        PipelineError: text of another form, a rank below 1, or neither one rank nor one for each layer or head.
 
     Example:
-        >>> chosen_ranks(2, 3), chosen_ranks("1,4", 2)
-        ([2, 2, 2], [1, 4])
+        >>> chosen_ranks(2, [3, 3]), chosen_ranks("1:1:4,2", [3, 3])
+        ([(2, 2, 2), (2, 2, 2)], [(1, 1, 4), (2, 2, 2)])
     """
-    parts = str(text).split(",")
-    if isinstance(text, bool) or not all(part.strip().isdecimal() for part in parts):
-        raise PipelineError("damf(rank)", repr(text), needed="a whole number from 1, or one for each layer")
-    ranks = [int(part) for part in parts]
-    if 0 in ranks:
+    layers = [part.split(":") for part in str(text).split(",")]
+    if isinstance(text, bool) or not all(part.strip().isdecimal() for parts in layers for part in parts):
+        needed = "a whole number from 1, one for each layer (1,4), or one for each head of a layer (1:1:4,2)"
+        raise PipelineError("damf(rank)", repr(text), needed=needed)
+    ranks = [tuple(map(int, parts)) for parts in layers]
+    if any(0 in each for each in ranks):
         raise PipelineError("damf(rank)", repr(text), needed="ranks from 1 to the head size")
-    if len(ranks) not in (1, count) and count:
-        raise PipelineError("damf(rank)", f"{len(ranks)} ranks for {count} layers", needed="one, or one for each layer")
-    return ranks * count if len(ranks) == 1 else ranks[:count]
+    if len(ranks) not in (1, len(heads)) and heads:
+        found = f"{len(ranks)} ranks for {len(heads)} layers"
+        raise PipelineError("damf(rank)", found, needed="one, or one for each layer, between commas")
+    if len(ranks) == 1:
+        ranks *= len(heads)
+    return [_for_each_head(own, count) for own, count in zip(ranks, heads, strict=False)]
+
+
+def _for_each_head(ranks: tuple[int, ...], count: int) -> tuple[int, ...]:
+    if len(ranks) not in (1, count):
+        found = f"{len(ranks)} ranks for {count} heads"
+        raise PipelineError("damf(rank)", found, needed="one, or one for each chosen head, between colons")
+    return ranks * count if len(ranks) == 1 else ranks
+
+
+def ranks_text(ranks: Sequence[Sequence[int]]) -> str:
+    """Return the text that :func:`chosen_ranks` reads these ranks from.
+
+    Example:
+        >>> ranks_text([(1, 1, 4), (2, 2, 2)])
+        '1:1:4,2'
+    """
+    return ",".join(":".join(map(str, own if len(set(own)) > 1 else own[:1])) for own in ranks)
 
 
 def require_softmax(softmax: str) -> None:
