@@ -1,11 +1,15 @@
-"""Say what did not fuse and why, and find the application that changes the numbers."""
+"""Say what did not fuse and why, what the target does not take, and which application changes the numbers."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from graphwright.artifact import Artifact
 from graphwright.compilation.checking import requests
+from graphwright.compilation.precision import informed, with_precision
 from graphwright.compilation.settings import Settings
 from graphwright.compilation.steps import build_pipeline
 from graphwright.engine.bisect import Guilty, find_guilty
@@ -17,10 +21,63 @@ from graphwright.engine.rewrite import Run
 from graphwright.errors import PipelineError
 from graphwright.frontends import Source
 from graphwright.optimize import load_source
+from graphwright.passes.lift.infer_shapes import INFER_SHAPES
+from graphwright.passes.lower.tensorrt_support import Unsupported, known_version, unsupported
 from graphwright.runtime.profile import Profile
 from graphwright.runtime.reference import evaluate
 
-__all__ = ["bisect", "explain", "explain_source"]
+__all__ = ["Support", "bisect", "check_tensorrt", "explain", "explain_source"]
+
+
+@dataclass(frozen=True)
+class Support:
+    """Which nodes of a model a version of TensorRT would not take, by the table of its parser."""
+
+    version: str
+    unsupported: tuple[Unsupported, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it would take all of them."""
+        return not self.unsupported
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain dicts, lists, texts and truths."""
+        found = [each.to_json() for each in self.unsupported]
+        checked = "against a table of what the parser takes; no parser was run"
+        return {
+            "target": "tensorrt",
+            "version": self.version,
+            "supported": self.is_whole,
+            "checked": checked,
+            "unsupported": found,
+        }
+
+
+def check_tensorrt(
+    model: object | Artifact,
+    version: str = "11.4",
+    *,
+    example_inputs: Mapping[str, Any] | None = None,
+    profile: Profile | str | None = None,
+    task: str = "auto",
+) -> Support:
+    """Return what a version of TensorRT would not take of a model as it is; no pass but shape inference is run.
+
+    Raises:
+        UsageError: a version that there is no table for.
+        LoadError, ExportError: the model cannot be read or traced.
+
+    Example:
+        >>> import onnx_ir as ir
+        >>> text = '<ir_version: 10, opset_import: ["": 20]> g (float[n] x) => (float[n] y) {y = Relu(x)}'
+        >>> check_tensorrt(ir.from_onnx_text(text)).is_whole
+        True
+    """
+    known = known_version(version)
+    loaded = load_source(model, example_inputs, profile=profile, task=task).model.clone()
+    INFER_SHAPES.function(loaded)
+    return Support(known, tuple(unsupported(loaded, known)))
 
 
 def explain(
@@ -62,6 +119,11 @@ def explain_source(source: Source, rule: str | None, settings: Settings, *, ever
         if not (settings.passes is None or isinstance(settings.passes, str)):
             raise PipelineError(rule, "a rule that the pipeline does not have", needed="one of its passes")
         pipeline = build_pipeline(f"{settings.passes or 'default'},{rule}", settings.target, settings.scripts)
+
+    def asked() -> list[dict[str, np.ndarray]]:
+        return requests(source.model, settings.bind(source.model), source.example_inputs)
+
+    pipeline = informed(with_precision(pipeline, settings.precision), asked)
     record = Record()
     run_pipeline(Run(source.model.clone(), [record], explain=True), pipeline)
     return explain_outcomes(record.outcomes, rule=rule, everything=everything)
@@ -94,5 +156,6 @@ def bisect(
     pipeline = build_pipeline(passes, target, scripts)
     source = load_source(model, example_inputs, profile=profile, task=task)
     inputs = requests(source.model, settings.bind(source.model), source.example_inputs)
+    pipeline = informed(pipeline, lambda: inputs)
     folder = Path(failure_dir) if failure_dir is not None else None
     return find_guilty(source.model.clone, pipeline, evaluate, inputs, folder=folder)

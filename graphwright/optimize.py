@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from graphwright.artifact import Artifact
+from graphwright.compilation.precision import with_precision
 from graphwright.compilation.run import Compilation
 from graphwright.compilation.settings import Settings, as_profile
 from graphwright.compilation.steps import build_pipeline
@@ -32,8 +33,9 @@ def optimize(
 
     ``model`` is a torch module (with example inputs), a Hugging Face model or its saved folder, or an ONNX
     file or object, which is not changed. ``passes`` is pipeline text or a list (``compilation.steps``).
-    ``verify`` is off, final, region or each. ``progress`` may be a function of (what, done, total). A failed
-    check leaves its case in ``graphwright-failure`` in the current folder.
+    ``precision`` is fp32, fp16, bf16, int8 or fp8; ranges are observed on the example inputs and on random ones at the
+    profile's shapes, and the loss is in the report. ``verify`` is off, final, region or each. ``progress`` may be a
+    function of (what, done, total). A failed check leaves its case in ``graphwright-failure`` in the current folder.
 
     Raises:
         UsageError: an option, pipeline or profile that is wrong or does not fit the model.
@@ -58,6 +60,7 @@ def compile_model(model: object, example_inputs: Mapping[str, Any] | None, setti
         GraphwrightError: as :func:`optimize` says.
     """
     pipeline = build_pipeline(settings.passes, settings.target, settings.scripts)
+    pipeline = with_precision(pipeline, settings.precision)
     path = Path(model) if isinstance(model, str | Path) else None
     with progress_bar(settings.progress) as tell:
         tell("load", 0, len(pipeline.steps) + 2)

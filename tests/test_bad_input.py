@@ -151,7 +151,7 @@ def test_the_program_itself_refuses_a_bad_model(make_model: Callable[[], str]) -
         (["--profile", "rows=1:2:3"], "rows"),
         (["--profile", "x=1x1:2x2:3x3"], "axis 1"),
         (["--target", "toaster"], "ort-cpu"),
-        (["--precision", "fp16"], "fp32"),
+        (["--precision", "int4"], "fp32"),
         (["--gs-script", "nowhere.py:f"], "nowhere.py"),
     ],
 )

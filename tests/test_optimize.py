@@ -118,11 +118,10 @@ def test_an_artifacts_folder_stands_for_its_model() -> None:
 @pytest.mark.parametrize(
     ("option", "value", "needed"),
     [
-        ("precision", "fp16", "fp32"),
+        ("precision", "int4", "fp16"),
         ("precision", "fp12", "fp32"),
         ("padding", "free", "keep"),
         ("tune", True, "no"),
-        ("target", "tensorrt", "ort-cpu"),
         ("target", "openvino", "ort-cpu"),
         ("target", "toaster", "ort-cpu"),
         ("verify", "sometimes", "region"),

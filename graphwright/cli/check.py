@@ -7,11 +7,16 @@ import typer
 
 from graphwright.cli import options
 from graphwright.cli.output import say, say_json, table
+from graphwright.errors import UsageError
 
 
 def verify(
     a: Annotated[str, typer.Argument(metavar="A", help="The model that is right.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="The model to compare with it.")],
+    b: Annotated[str | None, typer.Argument(metavar="[B]", help="The model to compare with it.")] = None,
+    target: Annotated[str | None, typer.Option(help="tensorrt: which nodes of A its parser would not take.")] = None,
+    tensorrt_version: Annotated[
+        str | None, typer.Option(metavar="VERSION", help="Of TensorRT, 10.16 to 11.4; with --target.")
+    ] = None,
     profile: options.ProfileText = None,
     task: options.Task = "auto",
     inputs: Annotated[Path | None, typer.Option(metavar="FILE.npz", help="Compare on these arrays only.")] = None,
@@ -22,7 +27,13 @@ def verify(
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Compare two models of any kind by numbers. Exit code 1 where they differ."""
+    """Compare two models by numbers, or one with what a target takes. Exit code 1 where they differ, or it does not."""
+    if target is not None or tensorrt_version is not None:
+        _check_alone(b, target, inputs, tolerance)
+        _verify_target(a, tensorrt_version or "11.4", profile, task, as_json)
+        return
+    if b is None:
+        raise UsageError("verify", "one model", needed="two models to compare, or --target tensorrt")
     from graphwright.compare_models import compare_models
 
     found = compare_models(a, b, profile=profile, task=task, inputs=inputs, tolerance=tolerance)
@@ -35,6 +46,30 @@ def verify(
         for text in found.skipped:
             say(f"skipped: {text}")
     if not found.is_same:
+        raise typer.Exit(1)
+
+
+def _check_alone(b: str | None, target: str | None, inputs: Path | None, tolerance: float | None) -> None:
+    """Refuse what makes no sense beside ``--target``."""
+    if target != "tensorrt":
+        raise UsageError("--target", repr(target), needed="tensorrt: other targets take every model that runs")
+    if b is not None or inputs is not None or tolerance is not None:
+        raise UsageError("verify", "--target beside what compares numbers", needed="one of the two")
+
+
+def _verify_target(model: str, version: str, profile: str | None, task: str, as_json: bool) -> None:
+    from graphwright.diagnose import check_tensorrt
+
+    found = check_tensorrt(model, version, profile=profile, task=task)
+    if as_json:
+        say_json({"model": model, **found.to_json()})
+    elif found.is_whole:
+        say(f"TensorRT {found.version} takes every node, by the table of its parser (no parser was run).")
+    else:
+        rows = [(each.node, each.source, each.reason, each.needed, each.hint) for each in found.unsupported]
+        table(("node", "from", "found", "needed", "try"), rows)
+        say(f"TensorRT {found.version} would not take {len(rows)} nodes, by the table of its parser.")
+    if not found.is_whole:
         raise typer.Exit(1)
 
 
@@ -102,7 +137,11 @@ VERBS = (
     (
         "verify",
         verify,
-        ("verify model.onnx optimized", "verify before.onnx after.onnx --inputs inputs.npz --json"),
+        (
+            "verify model.onnx optimized",
+            "verify before.onnx after.onnx --inputs inputs.npz --json",
+            "verify optimized --target tensorrt --tensorrt-version 10.16",
+        ),
     ),
     ("explain", explain, ("explain model.onnx", "explain model.onnx --rule fuse-gelu")),
     (

@@ -64,7 +64,7 @@ def optimize(
     target: options.Target = "ort-cpu",
     passes: options.PassesText = None,
     verify: Annotated[str, typer.Option(help="off, final, region or each.")] = "final",
-    precision: Annotated[str, typer.Option(help="fp32; others are to come.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16, int8 or fp8.")] = "fp32",
     stop_after: StopAfter = None,
     print_changes: PrintChanges = False,
     gs_script: options.Scripts = None,

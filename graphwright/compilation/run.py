@@ -11,10 +11,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from graphwright.artifact import Artifact
-from graphwright.compilation.checking import Checked, Failure, check, requests
+from graphwright.compilation.checking import ROUNDED, Checked, Failure, check, requests
+from graphwright.compilation.precision import informed
 from graphwright.compilation.settings import Settings
 from graphwright.engine.by_design import Approximations, passes_text, summary
 from graphwright.engine.observe import Observer, PrintChanges, Progress, Record, StopAfter
@@ -29,7 +31,7 @@ from graphwright.folder import MODEL, versions
 from graphwright.frontends import Source
 from graphwright.frontends.onnx import load_onnx, save_onnx
 from graphwright.report import Report, Size, Verification
-from graphwright.report.measure import explanations, pass_rows, size_of
+from graphwright.report.measure import explanations, pass_rows, size_of, target_refusals
 from graphwright.report.progress import Tell
 from graphwright.runtime.ort import OrtSession
 from graphwright.runtime.ort_load import LARGEST_IN_MEMORY, NEWEST_IR_VERSION
@@ -62,10 +64,11 @@ class Compilation:
             OutputError: a large result could not be written to the staging folder.
         """
         self.profile = self.settings.bind(self.source.model)
+        pipeline = informed(self.pipeline, self._requests)
         self.approximations = Approximations(self.pipeline.changing)
         before = size_of(self.source.model)
         with self._timed("passes"):
-            model, regions = self._rewrite()
+            model, regions = self._rewrite(pipeline)
         # A large result is written to a file at once and mapped from there; it is never whole in memory.
         is_large = size_of(model).weight_bytes >= LARGEST_IN_MEMORY
         folder = self._stage(model) if is_large else None
@@ -96,7 +99,7 @@ class Compilation:
             before,
             size_of(model),
             verification,
-            explanations(self.record.outcomes, self.settings.explain),
+            (*explanations(self.record.outcomes, self.settings.explain), *target_refusals(model, self.settings.target)),
             (),
             self.seconds,
         )
@@ -107,7 +110,10 @@ class Compilation:
         yield
         self.seconds[name] = perf_counter() - started
 
-    def _rewrite(self) -> tuple[ir.Model, RegionVerifier | EachVerifier | None]:
+    def _requests(self) -> list[dict[str, np.ndarray]]:
+        return requests(self.source.model, self.profile, self.source.example_inputs)
+
+    def _rewrite(self, pipeline: Pipeline) -> tuple[ir.Model, RegionVerifier | EachVerifier | None]:
         """Run the pipeline on a clone, which shares the source's tensors."""
         names = [step.name for step in self.pipeline.steps]
         observers: list[Observer] = [
@@ -124,7 +130,7 @@ class Compilation:
             observers.append(verifier)
         model = run_pipeline(
             Run(self.source.model.clone(), observers, explain=self.settings.explain is not None),
-            self.pipeline,
+            pipeline,
         )
         check_onnx(model, "after the last pass")
         model.ir_version = min(model.ir_version, NEWEST_IR_VERSION)
@@ -134,8 +140,7 @@ class Compilation:
         if self.settings.verify == "region":
             return RegionVerifier(evaluate, prepare=Reference, folder=self.settings.failure_dir)
         if self.settings.verify == "each":
-            inputs = requests(self.source.model, self.profile, self.source.example_inputs)
-            return EachVerifier(evaluate, self.source.model, inputs[:_EACH_POINTS])
+            return EachVerifier(evaluate, self.source.model, self._requests()[:_EACH_POINTS])
         return None
 
     def _tell(self, what: str, done: int) -> None:
@@ -162,12 +167,21 @@ class Compilation:
         """Compare with the source; the session that was used comes back where it is the artifact's own."""
         if self.settings.verify == "off":
             return None, None
-        inputs = requests(self.source.model, self.profile, self.source.example_inputs)
+        inputs = self._requests()
         target = self.settings.target if has_provider_for(self.settings.target) else "ort-cpu"
         sessions: list[OrtSession] = []
 
+        rounded = any(each.name in ROUNDED for each in self.approximations.found)
+
         def result() -> OrtSession:
-            opened = OrtSession(path or model, self.profile, target=target, prepack=path is None, seconds=CHECKED_RUN)
+            opened = OrtSession(
+                path or model,
+                self.profile,
+                target=target,
+                prepack=path is None,
+                seconds=CHECKED_RUN,
+                rounded=rounded,
+            )
             sessions.append(opened)
             return opened
 
@@ -187,7 +201,7 @@ class Compilation:
             self._fail(model, checked.failure)
         for session in sessions:
             session.seconds = None
-        is_own = path is None and target == self.settings.target
+        is_own = path is None and target == self.settings.target and not rounded
         return checked, sessions[0] if is_own else None
 
     def _fail(self, model: ir.Model, failure: Failure) -> None:

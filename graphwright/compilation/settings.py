@@ -15,8 +15,9 @@ from graphwright.runtime.profile import Profile
 FAILURE_FOLDER = Path("graphwright-failure")
 
 _VERIFY = ("off", "final", "region", "each")
-_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
-_LATER_TARGETS = ("tensorrt", "openvino")
+_DONE_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+_PRECISIONS = (*_DONE_PRECISIONS, "int4")
+_LATER_TARGETS = ("openvino",)
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,10 @@ class Settings:
         UsageError: an option that does not exist, or that this version does not have yet.
 
     Example:
-        >>> Settings(precision="fp16")
+        >>> Settings(precision="int4")
         Traceback (most recent call last):
-        graphwright.errors.UsageError: option precision: found 'fp16', which is not there yet; needed fp32;
-        try: ...
+        graphwright.errors.UsageError: option precision: found 'int4', which is not there yet; needed fp32 or fp16 or
+        bf16 or int8 or fp8; try: ...
     """
 
     profile: Profile | str | None = None
@@ -59,7 +60,7 @@ class Settings:
     def __post_init__(self) -> None:
         targets = tuple(catalogue().defaults)
         _require("verify", self.verify, _VERIFY, _VERIFY)
-        _require("precision", self.precision, _PRECISIONS, ("fp32",))
+        _require("precision", self.precision, _PRECISIONS, _DONE_PRECISIONS)
         _require("padding", self.padding, ("keep", "free"), ("keep",))
         _require("target", self.target, (*targets, *_LATER_TARGETS), targets)
         _require("tune", "yes" if self.tune else "no", ("yes", "no"), ("no",))

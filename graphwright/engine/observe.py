@@ -32,6 +32,8 @@ class Reason(Enum):
     ORDER = "no place in the graph lies behind all inputs and before all users"
     OUTPUT_TYPE = "the replacement would change an output's dtype or shape"
     KERNEL = "a compiled kernel does it faster"
+    RANGE = "numbers that the element type may not hold"
+    SENSITIVE = "a result that a narrower element type would spoil"
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedFunctionsPass, RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
 
-from graphwright.engine.observe import Application, PassOutcome
-from graphwright.engine.pipeline_text import check_items, parse_item, split, to_text
+from graphwright.engine import facts
+from graphwright.engine.observe import Application, PassOutcome, Reason, RefusalRecord
+from graphwright.engine.pipeline_text import FIRST, check_items, parse_item, split, to_text
 from graphwright.engine.rewrite import Rule, Run, apply_rule
 from graphwright.engine.structure import check_structure
 from graphwright.errors import CheckError, GraphwrightError, PipelineError
@@ -27,11 +29,14 @@ FAMILIES = ("lift", "transform", "lower")
 @dataclass(frozen=True)
 class FunctionPass:
     """A pass that is no local rule: ``function(model, **options)`` edits in place and tells whether it changed
-    anything, or returns another model. ``changes_numbers``: by design, as in a ``Rule``."""
+    anything, or returns another model. ``changes_numbers``: by design, as in a ``Rule``. With ``tells``, the function
+    gets ``refuse=``, to be called with a node, a ``Reason`` and a detail for what it leaves as it is. Parameters of
+    the function that are keyword-only are no options of pipeline text."""
 
     name: str
     function: Callable[..., bool | ir.Model]
     changes_numbers: bool = False
+    tells: bool = False
 
     @property
     def doc(self) -> str:
@@ -155,16 +160,23 @@ class Catalogue:
 
     def _step(self, name: str, options: dict[str, Any]) -> Step:
         step = self.find(name)
-        takes: list[str] = []
-        if isinstance(step.implementation, FunctionPass):
-            takes = list(inspect.signature(step.implementation.function).parameters)[1:]
-        elif isinstance(step.implementation, RuleMaker):
-            takes = list(inspect.signature(step.implementation.make).parameters)[1:]
+        takes = _option_names(step.implementation)
+        if FIRST in options and takes:
+            options = {takes[0]: options[FIRST], **{name: given for name, given in options.items() if name != FIRST}}
         unknown = [option for option in options if option not in takes]
         if unknown:
             needed = f"one of {', '.join(takes)}" if takes else "none: this pass takes no arguments"
-            raise PipelineError(name, f"the argument {unknown[0]!r}", needed=needed)
+            raise PipelineError(name, f"the argument {unknown[0] or options[FIRST]!r}", needed=needed)
         return Step(step.implementation, step.family, options)
+
+
+def _option_names(implementation: Pass) -> list[str]:
+    """Return the options that pipeline text may give."""
+    if isinstance(implementation, Rule):
+        return []
+    made = implementation.function if isinstance(implementation, FunctionPass) else implementation.make
+    parameters = list(inspect.signature(made).parameters.values())[1:]
+    return [each.name for each in parameters if each.kind is not each.KEYWORD_ONLY]
 
 
 def run_pipeline(run: Run, pipeline: Pipeline) -> ir.Model:
@@ -234,7 +246,8 @@ def _made(maker: RuleMaker, model: ir.Model, options: Mapping[str, Any]) -> Rule
 
 
 def _apply_function(run: Run, implementation: FunctionPass, options: Mapping[str, Any]) -> None:
-    result = implementation.function(run.model, **options)
+    given = {**options, "refuse": partial(_refuse, run, implementation.name)} if implementation.tells else options
+    result = implementation.function(run.model, **given)
     if isinstance(result, ir.Model):
         run.replace_model(result)
     elif not result:
@@ -245,6 +258,10 @@ def _apply_function(run: Run, implementation: FunctionPass, options: Mapping[str
     application = Application(run.applied, implementation.name, "", "", (), implementation.changes_numbers)
     for observer in run.observers:
         observer.before_commit(application, None, run.model)
+
+
+def _refuse(run: Run, name: str, node: ir.Node, reason: Reason, detail: str) -> None:
+    run.refusals.append(RefusalRecord(name, node.op_type, facts.place(node), reason, detail))
 
 
 def _remove_unused(model: ir.Model) -> None:

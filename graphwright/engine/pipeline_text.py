@@ -6,6 +6,9 @@ from typing import Any
 
 from graphwright.errors import PipelineError
 
+# The name of an argument that was given without one.
+FIRST = ""
+
 _ITEM = re.compile(r"(?P<name>-?[\w.-]+)\s*(?:\((?P<options>.*)\))?", re.DOTALL)
 
 
@@ -16,7 +19,11 @@ def split(text: str) -> list[str]:
 
 
 def parse_item(text: str) -> tuple[str, dict[str, Any]]:
-    """Return the name and the options of one part.
+    """Return the name and the options of one part. A word that comes first may go without its name.
+
+    Example:
+        >>> parse_item("precision(bf16)"), parse_item("damf(rank=2,softmax=exact)")
+        (('precision', {'': 'bf16'}), ('damf', {'rank': 2, 'softmax': 'exact'}))
 
     Raises:
         PipelineError: it is no such text.
@@ -27,6 +34,9 @@ def parse_item(text: str) -> tuple[str, dict[str, Any]]:
     options: dict[str, Any] = {}
     for part in split(found["options"] or ""):
         name, separator, value = part.partition("=")
+        if not separator and not options and part.isidentifier():
+            options[FIRST] = part
+            continue
         if not separator or not name.strip().isidentifier():
             raise PipelineError(f"pipeline, {found['name']}", repr(part), needed="argument=value")
         options[name.strip()] = from_text(value.strip())

@@ -1,8 +1,8 @@
 """Hugging Face models and saved folders: one forward pass, traced with dimensions ``batch`` and ``seq``.
 
 A folder is read locally and without code or pickle of its own: ``config.json`` and safetensors. Attention is
-traced as ``sdpa``, which becomes one ONNX Attention each; where that fails, as ``eager``. KV caches are
-switched off.
+traced as ``sdpa``, which becomes one ONNX Attention each; where that fails, as ``eager``. Experts are traced as
+``batched_mm``, whose shapes depend on no routing. KV caches are switched off.
 """
 
 import hashlib
@@ -132,7 +132,7 @@ def _trace(
     tries = (attention,) if attention is not None else _ATTENTION
     for number, implementation in enumerate(tries, 1):
         try:
-            with _attention(model, implementation) as used:
+            with _experts(model), _attention(model, implementation) as used:
                 arguments = {**named_arguments(model, inputs), **constants}
                 return trace(model, arguments, profile=profile, dims=dims, task=task), used
         except ExportError:
@@ -169,6 +169,21 @@ def _attention(model: transformers.PreTrainedModel, implementation: str) -> Iter
         if before is not None:
             with _silent():
                 model.set_attn_implementation(before)
+
+
+@contextmanager
+def _experts(model: transformers.PreTrainedModel) -> Iterator[None]:
+    """Trace a mixture of experts in a form that ONNX can say: the default form is an operator of torch alone."""
+    before = getattr(model.config, "_experts_implementation", None)
+    if before is None:
+        yield
+        return
+    with _silent():
+        model.set_experts_implementation("batched_mm")
+    try:
+        yield
+    finally:
+        model.set_experts_implementation(before)
 
 
 def _task_of(architecture: str) -> str:

@@ -1,13 +1,16 @@
-"""What the passes over attention share: guards on sizes, and the mask that every runtime takes; no rule.
+"""What the passes over attention share: guards on sizes, masks, and rows without keys; no rule.
 
 Attention-24 broadcasts its mask to [B, H, S, T]. ONNX Runtime 1.31 does so over B and H only, and fails on a
 mask of one axis or whose last size but one is 1. A last size that is short of T is padded with -inf, where
 addition would repeat it.
 """
 
+import math
+
+import numpy as np
 import onnx_ir as ir
 
-from graphwright.engine import facts
+from graphwright.engine import facts, ranges
 from graphwright.engine.rewrite import Builder, Reason, require
 
 
@@ -91,3 +94,34 @@ def spread(op: Builder, mask: ir.Value, q: ir.Value, k: ir.Value) -> ir.Value:
     if mask.shape is not None:
         expanded.shape = ir.Shape([*leading, rows, columns])
     return expanded
+
+
+def number(op: Builder, like: ir.Value, given: float) -> ir.Value:
+    """Return a constant of another value's type."""
+    assert like.dtype is not None
+    return op.constant(np.asarray(given, like.dtype.numpy()), "number")
+
+
+def default_scale(q: ir.Value) -> float:
+    """Return what Attention multiplies scores by where nothing is said; refuse where it is not known."""
+    size = facts.static_dim(q, 3)
+    require(size is not None, Reason.UNKNOWN, f"no scale is given and {facts.describe(q)} has no known head size")
+    return 1 / math.sqrt(size or 1)
+
+
+def additive(op: Builder, mask: ir.Value, q: ir.Value) -> ir.Value:
+    """Return what a mask adds to the scores: a boolean one becomes 0 and -inf."""
+    if mask.dtype != ir.DataType.BOOL:
+        require(mask.dtype == q.dtype, Reason.DTYPE, f"{mask.name} is {mask.dtype}, {q.name} is {q.dtype}")
+        return mask
+    added: ir.Value = op.Where(mask, number(op, q, 0.0), number(op, q, -math.inf))
+    return added
+
+
+def cleared(op: Builder, mask: ir.Value, added: ir.Value, q: ir.Value, result: ir.Value) -> ir.Value:
+    """Return the result with rows of 0 where a row attends to no key: Softmax gives NaN for it, Attention gives 0."""
+    if ranges.is_finite(mask) and mask.dtype != ir.DataType.BOOL:
+        return result
+    without_key = op.Equal(op.ReduceMax(added, [-1], keepdims=1), number(op, q, -math.inf))
+    kept: ir.Value = op.Where(without_key, number(op, q, 0.0), result)
+    return kept

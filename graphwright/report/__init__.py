@@ -10,6 +10,9 @@ from graphwright.errors import LoadError
 
 __all__ = ["Deviation", "Explanation", "Latency", "PassRow", "Report", "Size", "Verification", "VerifiedPoint"]
 
+# Stands for a pass where the target itself does not take a node of the result.
+TARGET = "target"
+
 
 @dataclass(frozen=True)
 class PassRow:
@@ -30,7 +33,7 @@ class PassRow:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A rewrite that was not made, and why."""
+    """A rewrite that was not made, and why; or a node that the target does not take."""
 
     pass_name: str
     node: str

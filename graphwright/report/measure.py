@@ -9,7 +9,8 @@ from graphwright.engine import facts
 from graphwright.engine.explain import explain
 from graphwright.engine.observe import Application, PassOutcome
 from graphwright.engine.rewrite import NUMBER
-from graphwright.report import Explanation, PassRow, Size
+from graphwright.passes.lower.tensorrt_support import unsupported
+from graphwright.report import TARGET, Explanation, PassRow, Size
 
 # Reports keep the nearest misses of each pass; the counts by reason are always complete.
 _KEPT = 20
@@ -71,3 +72,17 @@ def explanations(outcomes: Sequence[PassOutcome], rule: str | None = None) -> tu
             kept[miss.pass_name] += 1
             found.append(Explanation(miss.pass_name, miss.node, miss.reason.name, miss.detail))
     return tuple(found)
+
+
+def target_refusals(model: ir.Model, target: str) -> tuple[Explanation, ...]:
+    """Return the nodes of a result that its target would not take: for TensorRT, by the table of its parser.
+
+    Example:
+        >>> text = '<ir_version: 10, opset_import: ["": 20]> g (uint8[n] x) => (uint8[n] y) {y = BitwiseNot(x)}'
+        >>> [each.detail for each in target_refusals(ir.from_onnx_text(text), "tensorrt")]
+        ['TensorRT 11.4 has no such operator; needed operators of its parser']
+    """
+    found = unsupported(model) if target == "tensorrt" else []
+    return tuple(
+        Explanation(TARGET, each.node, "UNSUPPORTED", f"{each.reason}; needed {each.needed}") for each in found
+    )

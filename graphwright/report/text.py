@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graphwright.engine.by_design import passes_text
-from graphwright.report import Latency, PassRow, Report, Verification
+from graphwright.report import TARGET, Latency, PassRow, Report, Verification
 
 _MIB = 2**20
 # Where the output is no terminal: a file or a pipe.
@@ -20,6 +20,8 @@ _WIDTH = 120
 _MOST_OPERATORS = 12
 # A sentence names so many outputs, the table of the page all.
 _MOST_OUTPUTS = 3
+# Nodes that the target does not take: the rest are in the report as JSON and HTML.
+_MOST_REFUSALS = 3
 
 
 def render(report: Report, width: int | None) -> str:
@@ -27,6 +29,10 @@ def render(report: Report, width: int | None) -> str:
     parts: list[Text | Table] = [Text(headline(report)), _passes(report), _census(report)]
     if report.verification is not None:
         parts.append(Text(verified(report.verification)))
+    refusals = [one for one in report.explanations if one.pass_name == TARGET]
+    if refusals:
+        parts.append(Text(f"{report.target} would not take {len(refusals)} of the nodes, for example:"))
+        parts += [Text(f"  {one.node}: {one.detail}") for one in refusals[:_MOST_REFUSALS]]
     if report.latency:
         parts.append(_latency(report.latency))
     return _printed(parts, width)

@@ -5,7 +5,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -21,6 +21,9 @@ from graphwright.runtime.ort_load import ORT_ERRORS, Options, clean, load, ports
 from graphwright.runtime.profile import Profile
 from graphwright.runtime.signature import Port
 from graphwright.runtime.time_limit import run_within
+
+if TYPE_CHECKING:
+    from graphwright.runtime.tensorrt.ort_provider import OrtTensorRT
 
 Shape = tuple[int, ...]
 
@@ -42,7 +45,9 @@ class OrtSession:
     its buffer serves another call only when the caller has dropped it and all views of it. An output whose
     size does not follow from the request is allocated by ONNX Runtime. One that is an input itself is a copy.
     ``seconds``, which may be set later too, limits the time of one run on the CPU (``runtime.time_limit``).
-    ``kernels=False`` runs function bodies also where there is a compiled kernel (``runtime.kernels``).
+    ``kernels=False`` runs function bodies also where there is a compiled kernel (``runtime.kernels``). ``rounded`` has
+    the CPU round float16 at every node (``runtime.rounded``); bfloat16 always is. ``tensorrt`` has TensorRT run what it
+    can of the graph, with target ort-cuda (``runtime.tensorrt.ort_provider``).
 
     Raises:
         LoadError: ONNX Runtime refuses the model.
@@ -70,9 +75,14 @@ class OrtSession:
         prepack: bool = True,
         seconds: float | None = None,
         kernels: bool = True,
+        rounded: bool = False,
+        tensorrt: "OrtTensorRT | None" = None,
     ) -> None:
         self.seconds = seconds
-        self._session, folder = load(model, Options(threads, optimize, prepack, kernels), target)
+        options = Options(threads, optimize, prepack, kernels, rounded)
+        if tensorrt is not None:
+            model, options = tensorrt.prepared(model, profile, options, target)
+        self._session, folder = load(model, options, target)
         self._remove_folder = weakref.finalize(self, remove, folder)
         inputs = (
             *ports(self._session.get_inputs()),
@@ -88,7 +98,7 @@ class OrtSession:
         self._pools = [self._pool(port) for port in self.outputs]
         # ``bind_cpu_input`` does not know them.
         self._defaults = {port.name for port in inputs if port.is_optional}
-        self._is_on_cuda = self._session.get_providers()[0] == "CUDAExecutionProvider"
+        self._is_on_cuda = "CUDAExecutionProvider" in self._session.get_providers()
         self._plans: dict[Any, _Plan] = {}
         self._declares_wrong_shapes = False
 

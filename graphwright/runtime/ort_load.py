@@ -3,8 +3,8 @@
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -15,6 +15,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 from graphwright.errors import LoadError, MissingDependencyError, OutputError, UsageError
 from graphwright.runtime import kernels
 from graphwright.runtime.kernels import Use
+from graphwright.runtime.rounded import NARROW, rounded, types_of
 from graphwright.runtime.signature import Port, named_dims
 
 # Every error that ONNX Runtime raises: its own classes share no base, and kernels raise RuntimeError.
@@ -29,7 +30,9 @@ PROVIDERS = {
     "onnx": ("CPUExecutionProvider",),
     "ort-cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
 }
-_PACKAGES = {"CUDAExecutionProvider": "onnxruntime-gpu, in place of onnxruntime"}
+_PACKAGES = dict.fromkeys(
+    ("CUDAExecutionProvider", "TensorrtExecutionProvider"), "onnxruntime-gpu, in place of onnxruntime"
+)
 
 # A model with larger weights goes through a file, which ONNX Runtime maps, and not through a copy in memory.
 LARGEST_IN_MEMORY = 512 * 2**20
@@ -47,17 +50,30 @@ _SOURCE_PLACE = re.compile(r"/onnxruntime_src/\S+:\d+ .*?\)(?: const)? (?=\S)|\b
 
 
 @dataclass(frozen=True)
+class FirstProvider:
+    """A provider that comes before the target's own, and its options."""
+
+    name: str
+    options: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Options:
     """How a session runs. Without ``optimize`` the graph runs node by node as it is written.
 
     ``prepack=False`` keeps weights as they are, memory-mapped where they lie in a file: slower, but a large
     model takes no second copy. ``kernels=False`` runs the function bodies of operators that have a compiled kernel.
+    ``rounded``: on the CPU float16 is rounded at every node, as bfloat16 always is (``runtime.rounded``).
+    ``fuse_pairs=False`` keeps QuantizeLinear and DequantizeLinear as they are. ``first`` runs what it can of the graph.
     """
 
     threads: int | None = None
     optimize: bool = True
     prepack: bool = True
     kernels: bool = True
+    rounded: bool = False
+    fuse_pairs: bool = True
+    first: FirstProvider | None = None
 
     def to_ort(self) -> ort.SessionOptions:
         """Return the options as ONNX Runtime takes them."""
@@ -69,6 +85,8 @@ class Options:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if not self.prepack:
             options.add_session_config_entry("session.disable_prepacking", "1")
+        if not self.fuse_pairs:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         return options
 
 
@@ -81,12 +99,22 @@ def providers_for(target: str) -> list[str]:
     """
     if target not in PROVIDERS:
         raise UsageError(f"target {target}", "it", needed=f"one of {', '.join(PROVIDERS)} for ONNX Runtime")
+    _check_available(target, PROVIDERS[target][0])
+    return list(PROVIDERS[target])
+
+
+def _first(target: str, first: FirstProvider | None) -> list[str]:
+    if first is None:
+        return []
+    _check_available(target, first.name)
+    return [first.name]
+
+
+def _check_available(target: str, needed: str) -> None:
     available = ort.get_available_providers()
-    needed = PROVIDERS[target][0]
     if needed not in available:
         hint = f"install {_PACKAGES.get(needed, 'onnxruntime')}"
         raise MissingDependencyError(f"target {target}", ", ".join(available), needed=needed, hint=hint)
-    return list(PROVIDERS[target])
 
 
 def load(
@@ -99,7 +127,12 @@ def load(
         OutputError: a large model could not be written to the temporary folder.
         MissingDependencyError: as :func:`providers_for` says.
     """
-    providers = providers_for(target)
+    providers = [*_first(target, options.first), *providers_for(target)]
+    is_on_cpu = providers[0] == "CPUExecutionProvider"
+    if is_on_cpu and not isinstance(model, ir.Model) and options.rounded:
+        model = ir.load(model)
+    if is_on_cpu and isinstance(model, ir.Model):
+        model, options = _with_kernels(model, options)
     where, source, folder = _source(model)
     try:
         use = _kernels(where, model, options, providers)
@@ -110,18 +143,31 @@ def load(
     except ORT_ERRORS as error:
         remove(folder)
         is_kernel = "NOT_IMPLEMENTED" in str(error)
+        if is_kernel and is_on_cpu and not isinstance(model, ir.Model) and _is_rewritten(ir.load(model)):
+            return load(ir.load(model), options, target)
         hint = f"{providers[0]} lacks a kernel; float32 has the most" if is_kernel else ""
         raise LoadError(where, clean(error), needed="a model that ONNX Runtime can load", hint=hint) from error
     if session.get_providers()[0] != providers[0]:
         # ONNX Runtime goes on with the CPU when CUDA's libraries are not there.
         remove(folder)
-        raise MissingDependencyError(
-            f"target {target}",
-            session.get_providers()[0],
-            needed=providers[0],
-            hint="check the driver and the CUDA libraries with `graphwright doctor`",
-        )
+        hint = "check the driver and the CUDA libraries with `graphwright doctor`"
+        raise MissingDependencyError(f"target {target}", session.get_providers()[0], needed=providers[0], hint=hint)
     return session, folder
+
+
+def _with_kernels(model: ir.Model, options: Options) -> tuple[ir.Model, Options]:
+    """The model in the form that the CPU provider has kernels for, and options that keep it so."""
+    found = types_of(model)
+    if options.rounded and not found.isdisjoint(NARROW):
+        return rounded(model), options
+    if ir.DataType.FLOAT8E4M3FN in found:
+        # ONNX Runtime makes operators on float 8 of the pairs around a product, for which it has no kernels.
+        options = replace(options, fuse_pairs=False)
+    return (rounded(model) if ir.DataType.BFLOAT16 in found else model), options
+
+
+def _is_rewritten(model: ir.Model) -> bool:
+    return not types_of(model).isdisjoint((ir.DataType.BFLOAT16, ir.DataType.FLOAT8E4M3FN))
 
 
 def _kernels(where: str, model: ir.Model | str | Path, options: Options, providers: list[str]) -> Use:
@@ -130,7 +176,9 @@ def _kernels(where: str, model: ir.Model | str | Path, options: Options, provide
     return kernels.choose(where, model, is_wanted=is_wanted, is_allowed=options.kernels)
 
 
-def _session(source: str | bytes, options: Options, use: Use, providers: list[str]) -> ort.InferenceSession:
+def _session(source: str | bytes, options: Options, use: Use, names: list[str]) -> ort.InferenceSession:
+    first = options.first
+    providers = [(name, dict(first.options)) if first is not None and name == first.name else name for name in names]
     if use == Use.NO:
         return ort.InferenceSession(source, options.to_ort(), providers=providers)
     with_kernels = options.to_ort()

@@ -39,17 +39,21 @@ _ROUNDED_IN_ORT = {"Attention"}
 class Reference:
     """A model ready to be checked against; for one call, :func:`evaluate` is enough.
 
+    ``rounded``: float16 is rounded at every node (``runtime.rounded``); bfloat16 always is.
+
     Raises:
         VerificationError: neither way can run the model, or it has no double form.
     """
 
-    def __init__(self, model: ir.Model, *, double: bool = False, threads: int | None = 1) -> None:
+    def __init__(
+        self, model: ir.Model, *, double: bool = False, threads: int | None = 1, rounded: bool = False
+    ) -> None:
         self.where = f"model {model.graph.name or 'without a name'}"
         self.double = double
         if double:
             model = _doubled(self.where, model)
         self.model = model
-        self.threads = threads
+        self.threads, self.rounded = threads, rounded
         # No ranges: a check may need sizes that no profile has.
         self.profile = BoundProfile(inputs_of(model), ({},))
         self._session: OrtSession | None = None
@@ -93,6 +97,7 @@ class Reference:
                 prepack=False,
                 seconds=CHECKED_RUN,
                 kernels=False,
+                rounded=self.rounded,
             )
         except LoadError as error:
             self._evaluator = self._start_evaluator(error.found)
@@ -114,7 +119,7 @@ class Reference:
 
 
 def evaluate(
-    model: ir.Model, inputs: Arrays, *, double: bool = False, threads: int | None = 1
+    model: ir.Model, inputs: Arrays, *, double: bool = False, threads: int | None = 1, rounded: bool = False
 ) -> dict[str, np.ndarray]:
     """Run a model once, unoptimized. With ``double`` it computes in float64 and gives float64.
 
@@ -129,7 +134,7 @@ def evaluate(
         >>> evaluate(ir.Model(graph, ir_version=10), {"x": np.array([2], np.float32)}, double=True)
         {'y': array([1.41421356])}
     """
-    return Reference(model, double=double, threads=threads)(inputs)
+    return Reference(model, double=double, threads=threads, rounded=rounded)(inputs)
 
 
 class Erf(OpRun):

@@ -129,27 +129,39 @@ def test_contrib_operators_run_in_their_own_type() -> None:
 
 
 def test_what_onnx_runtime_lacks_the_onnx_reference_runs() -> None:
-    model = model_of("g (bfloat16[n, 4] x) => (bfloat16[n, 4] y) { y = Atan(x) }")
+    model = model_of("g (double[n, 4] x) => (double[n, 4] y) { y = Atan(x) }")
     reference = Reference(model)
     assert reference._session is None
+    x = normal(3, 4).astype(np.float64)
+    found = reference({"x": x})["y"]
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, np.arctan(x), atol=1e-12)
+    with pytest.raises(RequestError, match="needed double"):
+        reference({"x": normal(3, 4)})
+
+
+def test_bfloat16_runs_in_onnx_runtime_and_is_rounded() -> None:
+    model = model_of("g (bfloat16[n, 4] x) => (bfloat16[n, 4] y) { y = Atan(x) }")
+    reference = Reference(model)
+    assert reference._session is not None
     x = normal(3, 4).astype(ml_dtypes.bfloat16)
     found = reference({"x": x})["y"]
     assert found.dtype == ml_dtypes.bfloat16
-    np.testing.assert_allclose(found.astype(np.float32), np.arctan(x.astype(np.float32)), atol=1e-2)
+    np.testing.assert_array_equal(found, np.arctan(x.astype(np.float32)).astype(ml_dtypes.bfloat16))
     with pytest.raises(RequestError, match="needed bfloat16"):
         reference({"x": normal(3, 4)})
 
 
 def test_functions_of_one_name_are_told_apart_by_their_overload() -> None:
     text = """<ir_version: 10, opset_import: ["": 20, "local": 1]>
-    g (bfloat16[n, 4] x) => (bfloat16[n, 4] y, bfloat16[n, 4] z) { y = local.f:up(x) z = local.f:down(x) }
+    g (double[n, 4] x) => (double[n, 4] y, double[n, 4] z) { y = local.f:up(x) z = local.f:down(x) }
     <domain: "local", overload: "up", opset_import: ["": 20]> f (x) => (y) { y = Atan(x) }
     <domain: "local", overload: "down", opset_import: ["": 20]> f (x) => (y) { a = Atan(x) y = Neg(a) }"""
     reference = Reference(ir.from_proto(onnx.parser.parse_model(text)))
     assert reference._session is None
-    x = normal(3, 4).astype(ml_dtypes.bfloat16)
+    x = normal(3, 4).astype(np.float64)
     found = reference({"x": x})
-    np.testing.assert_allclose(found["y"].astype(np.float32), np.arctan(x.astype(np.float32)), atol=1e-2)
+    np.testing.assert_allclose(found["y"], np.arctan(x), atol=1e-12)
     np.testing.assert_array_equal(found["z"], -found["y"])
 
 

@@ -22,15 +22,19 @@ Numerics:  same formula; the scores are scaled after the product.
 Source:    ONNX operator Attention-24, its function body; docs/design/0004-ort-cpu-defaults.md for the speed.
 """
 
-import math
-
-import numpy as np
 import onnx_ir as ir
 
-from graphwright.engine import facts, ranges
 from graphwright.engine.pattern import Op, PatternOps, Var
 from graphwright.engine.rewrite import Builder, Reason, Rule, require
-from graphwright.passes.attention import require_four_axes, require_mask_as_long_as_keys, require_same
+from graphwright.passes.attention import (
+    additive,
+    cleared,
+    default_scale,
+    number,
+    require_four_axes,
+    require_mask_as_long_as_keys,
+    require_same,
+)
 
 FLOATS = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE}
 
@@ -55,12 +59,14 @@ def products_and_softmax(
     q: ir.Value,
     k: ir.Value,
     v: ir.Value,
-    full: ir.Value | None,
-    small: ir.Value | None,
-    scale: float | None,
-    is_causal: int,
-    softcap: float,
-    precision: int | None,
+    full: ir.Value | None = None,
+    small: ir.Value | None = None,
+    scale: float | None = None,
+    is_causal: int = 0,
+    softcap: float = 0.0,
+    precision: int | None = None,
+    *,
+    scale_queries: bool = False,
 ) -> ir.Value:
     require(q.dtype in FLOATS, Reason.DTYPE, f"{q.name} is {q.dtype}; needs floats")
     require(v.dtype == q.dtype, Reason.DTYPE, f"{v.name} is {v.dtype}, {q.name} is {q.dtype}")
@@ -71,39 +77,18 @@ def products_and_softmax(
     require(is_own, Reason.ATTRIBUTE, f"softmax precision {precision} differs from the inputs'")
     require_four_axes(q, k, v)
     require_same(q, 1, k, 1)
-    scores = op.MatMul(q, op.Transpose(k, perm=[0, 1, 3, 2]))
-    scores = op.Mul(scores, _number(op, q, _default_scale(q) if scale is None else scale))
+    factor = number(op, q, default_scale(q) if scale is None else scale)
+    queries = op.Mul(q, factor) if scale_queries else q
+    scores = op.MatMul(queries, op.Transpose(k, perm=[0, 1, 3, 2]))
+    scores = scores if scale_queries else op.Mul(scores, factor)
     if full is None:
         unmasked: ir.Value = op.MatMul(op.Softmax(scores, axis=-1), v)
         return unmasked
     require_mask_as_long_as_keys(full, k)
     mask = small if small is not None else full
-    added = _additive(op, mask, q)
+    added = additive(op, mask, q)
     result: ir.Value = op.MatMul(op.Softmax(op.Add(scores, added), axis=-1), v)
-    if ranges.is_finite(mask) and mask.dtype != ir.DataType.BOOL:
-        return result
-    without_key = op.Equal(op.ReduceMax(added, [-1], keepdims=1), _number(op, q, -math.inf))
-    cleared: ir.Value = op.Where(without_key, _number(op, q, 0.0), result)
-    return cleared
-
-
-def _number(op: Builder, like: ir.Value, number: float) -> ir.Value:
-    assert like.dtype is not None
-    return op.constant(np.asarray(number, like.dtype.numpy()), "number")
-
-
-def _default_scale(q: ir.Value) -> float:
-    size = facts.static_dim(q, 3)
-    require(size is not None, Reason.UNKNOWN, f"no scale is given and {facts.describe(q)} has no known head size")
-    return 1 / math.sqrt(size or 1)
-
-
-def _additive(op: Builder, mask: ir.Value, q: ir.Value) -> ir.Value:
-    if mask.dtype != ir.DataType.BOOL:
-        require(mask.dtype == q.dtype, Reason.DTYPE, f"{mask.name} is {mask.dtype}, {q.name} is {q.dtype}")
-        return mask
-    added: ir.Value = op.Where(mask, _number(op, q, 0.0), _number(op, q, -math.inf))
-    return added
+    return cleared(op, mask, added, q, result)
 
 
 LOWER_ATTENTION = Rule("lower-attention", (attention,), products_and_softmax, min_opset=23)
