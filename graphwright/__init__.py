@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from graphwright.artifact import Artifact as Artifact
     from graphwright.artifact import load as load
+    from graphwright.build_engine import build_engine as build_engine
     from graphwright.diagnose import bisect as bisect
     from graphwright.diagnose import explain as explain
     from graphwright.engine.pipeline import Catalogue
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from graphwright.optimize import optimize as optimize
     from graphwright.report import Report as Report
     from graphwright.runtime.profile import Profile as Profile
+    from graphwright.triton.export import export_triton as export_triton
+    from graphwright.triton.serving import Serving as Serving
 
 _HOMES = {
     "Artifact": "artifact",
@@ -52,9 +55,12 @@ _HOMES = {
     **dict.fromkeys(("MissingDependencyError", "OutputError", "PipelineError", "ProfileError"), "errors"),
     **dict.fromkeys(("RequestError", "StructureError", "UsageError", "VerificationError"), "errors"),
     **dict.fromkeys(("bisect", "explain"), "diagnose"),
+    "build_engine": "build_engine",
     "optimize": "optimize",
     "Report": "report",
     "Profile": "runtime.profile",
+    "export_triton": "triton.export",
+    "Serving": "triton.serving",
 }
 
 
@@ -78,14 +84,14 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps ``optimize`` and ``passes`` the functions of these names.
+    """Keeps ``optimize``, ``build_engine`` and ``passes`` the functions of these names.
 
     Importing the module ``graphwright.optimize`` from anywhere would bind the package's attribute to the
     module.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in ("optimize", "passes") and isinstance(value, ModuleType)):
+        if not (name in ("optimize", "build_engine", "passes") and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 
 

@@ -21,6 +21,7 @@ from graphwright.runtime.bound import BoundProfile
 
 if TYPE_CHECKING:
     from graphwright.runtime.ort import OrtSession
+    from graphwright.runtime.tensorrt.session import TensorRTSession
 
 __all__ = ["Artifact", "load"]
 
@@ -50,7 +51,7 @@ class Artifact:
         files: Mapping[str, bytes] | None = None,
         path: Path | None = None,
         discard: Callable[[], object] | None = None,
-        session: "OrtSession | None" = None,
+        session: "OrtSession | TensorRTSession | None" = None,
     ) -> None:
         self.model = model
         self.report = report
@@ -58,7 +59,7 @@ class Artifact:
         self.manifest = dict(manifest)
         self.files = dict(files or {})
         self._path = path
-        self._session = session
+        self._session: OrtSession | TensorRTSession | None = session
         self._lock = threading.RLock()
         self._discard = weakref.finalize(self, discard) if discard is not None else None
 
@@ -76,16 +77,27 @@ class Artifact:
         """The target that it was made for."""
         return str(self.manifest["target"])
 
-    def session(self, *, threads: int | None = None) -> "OrtSession":
-        """Return a session of its own on the model, with that many threads.
+    def session(self, *, threads: int | None = None) -> "OrtSession | TensorRTSession":
+        """Return a session of its own on the model, with that many threads of the CPU.
+
+        For target tensorrt the engine comes from the cache, or is built now, which takes minutes.
 
         Raises:
-            MissingDependencyError: the target's provider is not there.
+            MissingDependencyError: the target's provider, or TensorRT and its device, is not there.
+            ProfileError, BuildError, OutputError: TensorRT cannot build the engine, as ``build_engine`` says.
         """
+        if self.target == "tensorrt":
+            return self._tensorrt_session()
         from graphwright.runtime.ort import OrtSession
 
         source = self._path if self._path is not None else self.model
         return OrtSession(source, self.profile, target=self.target, threads=threads)
+
+    def _tensorrt_session(self) -> "TensorRTSession":
+        from graphwright.build_engine import build_engine
+        from graphwright.runtime.tensorrt.session import TensorRTSession
+
+        return TensorRTSession(build_engine(self, progress=False).path)
 
     def save(self, folder: str | Path, *, overwrite: bool = True) -> None:
         """Write the artifact to a folder, whole or not at all; an artifact that was there is replaced.
@@ -116,7 +128,7 @@ class Artifact:
                 assert self._discard is not None
                 self._discard()
 
-    def _opened(self) -> "OrtSession":
+    def _opened(self) -> "OrtSession | TensorRTSession":
         if self._session is None:
             with self._lock:
                 if self._session is None:
@@ -130,7 +142,8 @@ class Artifact:
                 tensor = value.const_value
                 if isinstance(tensor, ir.ExternalTensor) and Path(tensor.path).parent == folder:
                     tensor.numpy()
-        if self._path is not None and self._path.parent == folder:
+        # A session of ONNX Runtime has mapped the file; TensorRT has its engine elsewhere.
+        if self._path is not None and self._path.parent == folder and self.target != "tensorrt":
             self._opened()
 
 

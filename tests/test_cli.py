@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import pytest
 
-from graphwright.cli import check, look, main, make
+from graphwright.cli import check, engine, look, main, make, serve
 from graphwright.cli.output import report_error
 
 ROOT = Path(__file__).parents[1]
-VERBS = [verb for verb, _, _ in (*make.VERBS, *check.VERBS, *look.VERBS)]
+VERBS = [verb for verb, _, _ in (*make.VERBS, *check.VERBS, *look.VERBS, *engine.VERBS, *serve.VERBS)]
 MODEL = """<ir_version: 10, opset_import: ["": 24]>
 gated (float[batch, 8] x) => (float[batch, 8] y) {
     gate = Sigmoid(x)
@@ -77,6 +77,8 @@ def test_the_documented_verbs_are_there() -> None:
         "bench",
         "passes",
         "doctor",
+        "build-engine",
+        "export-triton",
     ]
 
 

@@ -16,10 +16,12 @@ PACKAGE = Path(__file__).parents[1] / "graphwright"
 ROWS = (
     ("", "__main__"),
     ("cli", "testing"),
-    ("bench", "compare_models", "diagnose", "doctor"),
+    ("bench", "compare_models", "diagnose", "doctor", "triton"),
     ("optimize",),
     ("compilation",),
     ("artifact",),
+    ("build_engine",),
+    ("engine_request",),
     ("folder", "report"),
     ("damf", "frontends", "passes", "runtime"),
     ("plugins",),
@@ -39,11 +41,12 @@ HOMES = {
         "frontends/torch_call.py",
         "frontends/transformers.py",
         "plugins/hars/torch_ops.py",
+        "runtime/tensorrt/torch_module.py",
     ),
     "transformers": ("damf/training.py", "frontends/torch.py", "frontends/transformers.py"),
     "onnxruntime": ("runtime/", "plugins/hars/onnx_run.py"),
-    "tensorrt": ("runtime/tensorrt.py", "plugins/"),
-    "torch_tensorrt": ("runtime/tensorrt.py", "plugins/"),
+    "tensorrt": ("runtime/tensorrt/", "plugins/"),
+    "torch_tensorrt": ("runtime/tensorrt/", "plugins/"),
 }
 
 

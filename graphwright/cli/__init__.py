@@ -1,4 +1,4 @@
-"""The command line: parses, calls, prints. The verbs are in ``make``, ``check`` and ``look``."""
+"""The command line: parses, calls, prints. Each verb is in a module for its kind."""
 
 import sys
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from graphwright import __version__
-from graphwright.cli import check, look, make
+from graphwright.cli import check, engine, look, make, serve
 from graphwright.cli.output import report_error, say
 
 __all__ = ["app", "main"]
@@ -40,7 +40,7 @@ def _global_options(
     """A compiler for transformer inference graphs: checked, explained, earned."""
 
 
-for _verb, _function, _examples in (*make.VERBS, *check.VERBS, *look.VERBS):
+for _verb, _function, _examples in (*make.VERBS, *check.VERBS, *look.VERBS, *engine.VERBS, *serve.VERBS):
     # A line with \b alone keeps the examples' line breaks.
     app.command(_verb, epilog="\b\nExamples:\n" + "\n".join(f"  graphwright {line}" for line in _examples))(_function)
 
