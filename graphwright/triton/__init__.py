@@ -1,0 +1,1 @@
+"""Model repositories for Triton Inference Server: what its configuration says, and how a model gets into one."""
