@@ -3,6 +3,10 @@ PYTHON ?= python3
 # Two workers on two cores; each file's tests stay together, so that what they share is made once.
 PYTEST_WORKERS ?= 2
 
+# The checks against TensorRT's Python bindings are part of `make check` where the bindings can be had: they are NVIDIA's,
+# without the library, a few MB, under NVIDIA's licence, and go to build/tensorrt-bindings alone. `no` leaves them out.
+TENSORRT_BINDINGS ?= yes
+
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
@@ -13,10 +17,10 @@ PYTEST := $(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) --dist loadfile
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check check-all lint examples bench gpu gpu-test gpu-bench format clean
+.PHONY: help demo check check-all check-tensorrt lint examples bench gpu gpu-test gpu-bench format clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  %-14s %s\n", $$1, $$2}'
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "setting up $(VENV): the first time takes some minutes"
@@ -30,11 +34,16 @@ demo: $(STAMP)  ## optimize all-MiniLM-L6-v2 and show its numbers and its speed
 	$(BIN)/python examples/01_minilm.py
 
 check: lint $(STAMP)  ## everything that a change must pass
+	@test "$(TENSORRT_BINDINGS)" = no || $(BIN)/python -m tests.tensorrt_bindings.prepare --if-possible
 	$(PYTEST) -m "$(FAST)"
 	@$(MAKE) --no-print-directory examples
 
 check-all: check  ## check, and the slow tests
 	$(BIN)/python -m pytest -q -m "slow and not gpu and not tensorrt"
+
+check-tensorrt: $(STAMP)  ## what calls TensorRT, against its Python bindings
+	$(BIN)/python -m tests.tensorrt_bindings.prepare
+	$(BIN)/python -m pytest -q tests/tensorrt_bindings
 
 lint: $(STAMP)  ## format, lint and types
 	$(BIN)/ruff format --check .
