@@ -4,6 +4,7 @@ Nothing here needs the library: ``build-engine --dry-run`` ends after this step.
 profile, an option or a plugin's file is found here.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,6 +83,8 @@ def decide(
         MissingDependencyError: a plugin library that is not there.
     """
     settings = settings or EngineSettings()
+    if tensorrt_version is not None and re.match(r"\d+\.\d+", tensorrt_version) is None:
+        raise UsageError("option tensorrt_version", repr(tensorrt_version), needed="a version such as 11.4")
     name, loaded, own, passes = _loaded(model)
     shapes = profile_shapes(_bound(profile, own, loaded))
     given = with_plugins(loaded)

@@ -65,9 +65,10 @@ def test_an_interrupt_stops_the_build_and_comes_out(trt: RecordedTensorRT) -> No
         ({"output": None, "cache": False}, UsageError, "output: found none, and no cache"),
         ({"output": "no/folder.plan"}, OutputError, "no folder"),
         ({"output": "."}, OutputError, "a folder of that name"),
-        ({"plugins": ["no.so"]}, MissingDependencyError, "plugin no.so: found No such file"),
+        ({"plugins": ["no.so"]}, MissingDependencyError, "plugin library no.so: found No such file"),
         ({"refit": "sometimes"}, UsageError, "option refit"),
         ({"tensorrt_version": "9.1"}, UsageError, "9.1.*or newer"),
+        ({"tensorrt_version": "eleven"}, UsageError, "'eleven'; needed a version such as 11.4"),
     ],
 )
 def test_bad_input_is_refused_before_the_library_is_asked(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import onnx_ir as ir
 
-from graphwright.errors import BuildError, MissingDependencyError
+from graphwright.errors import BuildError, MissingDependencyError, OutputError
 from graphwright.runtime.tensorrt import cuda_driver, library, messages, timing_cache
 from graphwright.runtime.tensorrt.decisions import Decisions
 from graphwright.runtime.tensorrt.monitor import Phases, Tell, monitor
@@ -72,6 +72,8 @@ def _build(trt: Any, path: Path, model: ir.Model, decisions: Decisions, tell: Te
         file = Path(settings.timing_cache)
         timings, is_used = timing_cache.attach(config, file, must_fit=settings.error_on_timing_cache_miss)
         if not is_used:
+            # What TensorRT says about it is no reason for what may fail later.
+            messages.taken(trt, "")
             notes.append(f"timing cache {file} is of another version or GPU, or damaged: it is written anew")
     plan = builder.build_serialized_network(network, config)
     # The builder has only pointers to these: weights lie in the parser's memory.
@@ -80,7 +82,11 @@ def _build(trt: Any, path: Path, model: ir.Model, decisions: Decisions, tell: Te
     if plan is None:
         raise _failure(model, decisions)
     if timings is not None:
-        timing_cache.save(config, timings, Path(settings.timing_cache or ""))
+        try:
+            timing_cache.save(config, timings, Path(settings.timing_cache or ""))
+        except OutputError as error:
+            # The plan took minutes, and nothing is wrong with it.
+            notes.append(f"the timing cache was not written: {error}")
     return Built(memoryview(plan), tuple(notes))
 
 
@@ -106,17 +112,12 @@ def _parsed(
     parser = trt.OnnxParser(network, messages.logger(trt))
     if not parser.parse_from_file(str(path)):
         raise parse_error(decisions.model, parser_faults(parser, model), messages.taken(trt, "a model it refuses"))
-    expected, found = {port.name for port in decisions.outputs}, _names(network, is_input=False)
+    expected = {port.name for port in decisions.outputs}
+    found = {network.get_output(index).name for index in range(network.num_outputs)}
     if expected != found:
         text = f"outputs {', '.join(sorted(found)) or 'none'} after parsing"
         raise BuildError(decisions.model, text, needed=", ".join(sorted(expected)))
     return network, parser
-
-
-def _names(network: "trt.INetworkDefinition", *, is_input: bool) -> set[str]:
-    if is_input:
-        return {network.get_input(index).name for index in range(network.num_inputs)}
-    return {network.get_output(index).name for index in range(network.num_outputs)}
 
 
 def _configured(builder: "trt.Builder", decisions: Decisions) -> "trt.IBuilderConfig":

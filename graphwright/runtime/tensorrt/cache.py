@@ -14,7 +14,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_dir
 
-from graphwright.errors import LoadError
+from graphwright.errors import LoadError, OutputError
 from graphwright.runtime.tensorrt.files import locked, write_whole
 from graphwright.runtime.tensorrt.sidecar import Sidecar, sidecar_path, sidecar_text
 
@@ -67,11 +67,16 @@ class EngineCache:
         """
         with locked(self.folder / f"{key}.lock", wait):
             work = self.folder / f".{key}.build"
-            # Of a process that was killed: nobody else works for this key now.
-            for left in self.folder.glob(f".{key}.*"):
-                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
             try:
+                # Of a process that was killed: nobody else works for this key now.
+                for left in self.folder.glob(f".{key}.*"):
+                    shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
                 work.mkdir()
+            except OSError as error:
+                hint = "choose another folder for the cache"
+                found = error.strerror or str(error)
+                raise OutputError(str(work), found, needed="a folder to work in", hint=hint) from error
+            try:
                 yield work
             finally:
                 shutil.rmtree(work, ignore_errors=True)

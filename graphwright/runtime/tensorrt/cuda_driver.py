@@ -68,7 +68,7 @@ def open_driver() -> Any:
         return ctypes.CDLL("libcuda.so.1")
     except OSError as error:
         needed = "an NVIDIA GPU and its driver"
-        raise MissingDependencyError("CUDA", f"no driver ({error})", needed=needed) from error
+        raise MissingDependencyError("GPU", f"no CUDA driver ({error})", needed=needed) from error
 
 
 class Cuda:

@@ -3,6 +3,8 @@
 import weakref
 from typing import Any
 
+from graphwright.errors import MissingDependencyError
+
 # Not of size 0, which has no address.
 _SMALLEST = 256
 
@@ -34,9 +36,17 @@ class DeviceBuffers:
             del self._held[name]
             self.moves += 1
             self._cuda.free(address)
-        size = max(size, at_most, _SMALLEST)
-        address = self._cuda.allocate(size)
-        self._held[name] = address, size
+        size = max(size, _SMALLEST)
+        most = max(size, at_most)
+        try:
+            address = self._cuda.allocate(most)
+        except MissingDependencyError:
+            # A request may still fit where the profile's maximum does not.
+            if most == size:
+                raise
+            most = size
+            address = self._cuda.allocate(most)
+        self._held[name] = address, most
         return int(address)
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from graphwright.runtime.bound import BoundProfile, Range, derived_dims
 from graphwright.runtime.signature import Dims, Port, named_dims
 from graphwright.runtime.tensorrt import library, messages
 from graphwright.runtime.tensorrt.plan import PlanFile, check_fits
+from graphwright.runtime.tensorrt.plugins import library_plugin
 from graphwright.runtime.tensorrt.refit import check_weights, refit
 from graphwright.runtime.tensorrt.sidecar import Sidecar
 
@@ -141,16 +142,19 @@ def load_plugins(trt: Any, plugins: Sequence[str | Path]) -> None:
     """Load TensorRT's own plugins and the libraries given; each only once, for TensorRT refuses a second time.
 
     Raises:
-        MissingDependencyError: no such file, or no library of plugins.
+        MissingDependencyError: no such file, no library of plugins, or another file than this process has loaded.
     """
     with _lock:
         loaded = _loaded(trt)
         for each in plugins:
             path = Path(each).resolve()
+            digest = library_plugin(path).sha256
+            if loaded.get(path, digest) != digest:
+                # An engine with the old code would be kept under the digest of the new one.
+                needed, hint = "the file that this process has loaded", "start a new process"
+                raise MissingDependencyError(f"plugin library {each}", "another content", needed=needed, hint=hint)
             if path in loaded:
                 continue
-            if not path.is_file():
-                raise MissingDependencyError(f"plugin library {each}", "no such file", needed="a compiled library")
             try:
                 handle = trt.get_plugin_registry().load_library(str(path))
             except (RuntimeError, TypeError) as error:
@@ -160,14 +164,14 @@ def load_plugins(trt: Any, plugins: Sequence[str | Path]) -> None:
                 found = messages.taken(trt, "one that TensorRT does not take")
                 hint = "its plugins may be registered already, by Python or by another file"
                 raise MissingDependencyError(f"plugin library {each}", found, needed="a library of plugins", hint=hint)
-            loaded.add(path)
+            loaded[path] = digest
 
 
 @cache
-def _loaded(trt: Any) -> set[Path]:
-    """Return the libraries that were loaded in this process. The first call registers TensorRT's own plugins."""
+def _loaded(trt: Any) -> dict[Path, str]:
+    """Return the libraries of this process, with their digests. The first call registers TensorRT's own plugins."""
     trt.init_libnvinfer_plugins(messages.logger(trt), "")
-    return set()
+    return {}
 
 
 def _deserialized(trt: Any, plan: PlanFile, plugins: Sequence[str | Path]) -> tuple[Any, Any]:

@@ -42,6 +42,8 @@ class Execution:
     def __init__(self, engine: Engine, profile: int, stream: int) -> None:
         trt, native = engine.trt, engine.native
         self._engine = engine
+        self._profile = profile
+        self._stream = stream
         self._native = native.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if self._native is None or not self._native.set_optimization_profile_async(profile, stream):
             found = messages.taken(trt, "no context")
@@ -58,6 +60,16 @@ class Execution:
     def inputs(self) -> "_Inputs":
         """What the run to come is recognised by: the shapes of its inputs, and the values of those on the host."""
         return self._wanted
+
+    def another(self) -> "Execution":
+        """Return a context that nothing else uses, with the inputs of the run to come.
+
+        Raises:
+            MissingDependencyError: the device lacks memory for it.
+        """
+        made = Execution(self._engine, self._profile, self._stream)
+        made._wanted = self._wanted
+        return made
 
     def set_inputs(self, shapes: Mapping[str, Shape], hosts: Mapping[str, np.ndarray]) -> dict[str, Shape | None]:
         """Take the shapes of a request, and the values of inputs on the host; return the shapes of the outputs.
@@ -127,7 +139,13 @@ class Execution:
         for name, address in addresses.items():
             if not self._native.set_tensor_address(name, address):
                 raise self._refused(f"an address for {name}", "memory that is aligned")
-        if not self._native.execute_async_v3(stream):
+        try:
+            is_taken = self._native.execute_async_v3(stream)
+        finally:
+            # It is asked within that call alone, and what it holds of the call are the results.
+            for allocator in self._allocators.values():
+                allocator.allocate = None
+        if not is_taken:
             raise self._refused("a run that fails", "inputs that every layer takes")
 
     def found_shape(self, output: str) -> Shape:

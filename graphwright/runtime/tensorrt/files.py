@@ -32,6 +32,8 @@ def copy_whole(source: Path, target: Path) -> None:
     """
     with _aside(target) as aside:
         shutil.copyfile(source, aside)
+        with aside.open("r+b") as file:
+            os.fsync(file.fileno())
 
 
 @contextmanager
@@ -42,22 +44,31 @@ def locked(path: Path, wait: Callable[[], None] = lambda: None) -> Iterator[None
     process lock a file of the same name that the first does not see.
 
     Raises:
-        OutputError: the file cannot be made.
+        OutputError: the file cannot be made, or its file system has no locks.
     """
-    try:
+    with _or_output_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        hint = "choose another folder for the cache"
-        raise OutputError(str(path), error.strerror or str(error), needed="a lock file", hint=hint) from error
     try:
-        if not _take(handle, blocking=False):
+        with _or_output_error(path):
+            is_mine = _take(handle, blocking=False)
+        if not is_mine:
             wait()
-            _take(handle, blocking=True)
+            with _or_output_error(path):
+                _take(handle, blocking=True)
         yield
     finally:
         # It ends the lock as well.
         os.close(handle)
+
+
+@contextmanager
+def _or_output_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        hint = "choose another folder for the cache"
+        raise OutputError(str(path), error.strerror or str(error), needed="a lock file", hint=hint) from error
 
 
 @contextmanager

@@ -1,10 +1,13 @@
 """CUDA graphs of an engine's runs, one for each shape: all launches of a run as one.
 
 A graph holds addresses and, in them, everything but the contents of buffers: it may be replayed only where profile,
-shapes, addresses and the values of shape inputs are those of its recording. They are its key. TensorRT wants one plain
-run of a shape before the recording; that is the run that answers the call at hand, so no work is done twice.
+shapes, addresses and the values of shape inputs are those of its recording. They are its key. It also stands on the
+state of the context that it was recorded from, which nothing may change afterwards: so each graph has a context of its
+own. TensorRT wants one plain run of a shape before the recording; that is the run that answers the call at hand, so no
+work is done twice.
 
-Source: "CUDA Graphs" in the developer guide of TensorRT 11; CUDA driver API, stream capture.
+Source: "CUDA Graphs" in the developer guide of TensorRT 11, which advises one context for each graph, over shared
+    memory; CUDA driver API, stream capture.
 """
 
 import warnings
@@ -14,7 +17,7 @@ from typing import Any
 
 from graphwright.errors import GraphwrightError
 
-# Graphs take memory on the device; of more shapes than this the ones used longest ago are dropped.
+# Graphs and their contexts take memory on the device; of more shapes than this the ones used longest ago are dropped.
 KEPT = 32
 # A shape that comes once is not worth a recording.
 _CALLS_BEFORE_RECORDING = 2
@@ -28,22 +31,27 @@ class Graphs:
         self.failure = ""
         self._cuda = cuda
         self._kept = kept
-        self._graphs: OrderedDict[Hashable, int] = OrderedDict()
+        # With each graph the function that was recorded, which holds the context.
+        self._graphs: OrderedDict[Hashable, tuple[int, Callable[[], None]]] = OrderedDict()
         self._calls: dict[Hashable, int] = {}
 
     def __len__(self) -> int:
         return len(self._graphs)
 
-    def run(self, key: Hashable, stream: int, enqueue: Callable[[], None]) -> None:
-        """Replay the graph of a key, or put the work on the stream, and record it when the key comes again."""
-        graph = self._graphs.get(key)
-        if graph is not None:
+    def run(
+        self, key: Hashable, stream: int, enqueue: Callable[[], None], another: Callable[[], Callable[[], None]]
+    ) -> None:
+        """Replay the graph of a key, or put the work on the stream, and record it when the key comes again.
+
+        ``another`` gives what puts the same work there from a context that nothing else uses.
+        """
+        if key in self._graphs:
             self._graphs.move_to_end(key)
-            self._cuda.launch(graph, stream)
-            return
-        enqueue()
-        if not self.failure and self._is_due(key):
-            self._record(key, stream, enqueue)
+            self._cuda.launch(self._graphs[key][0], stream)
+        elif self.failure or not self._is_due(key):
+            enqueue()
+        else:
+            self._run_and_record(key, stream, enqueue, another)
 
     def refuse(self, reason: str) -> None:
         """Record no more from here on, and say so once: the runs go on without graphs."""
@@ -51,10 +59,9 @@ class Graphs:
             self.failure = reason
             warnings.warn(f"no CUDA graphs for this engine: {reason}", RuntimeWarning, stacklevel=2)
 
-    def clear(self) -> None:
+    def clear(self, stream: int) -> None:
         """Free all graphs: at the end, or when memory that they use has gone elsewhere."""
-        while self._graphs:
-            self._cuda.free_graph(self._graphs.popitem()[1])
+        self._keep(0, stream)
         self._calls.clear()
 
     def _is_due(self, key: Hashable) -> bool:
@@ -63,15 +70,35 @@ class Graphs:
         self._calls[key] = self._calls.get(key, 0) + 1
         return self._calls[key] >= _CALLS_BEFORE_RECORDING
 
-    def _record(self, key: Hashable, stream: int, enqueue: Callable[[], None]) -> None:
+    def _run_and_record(
+        self, key: Hashable, stream: int, enqueue: Callable[[], None], another: Callable[[], Callable[[], None]]
+    ) -> None:
         try:
-            with self._cuda.captured(stream) as recorded:
-                enqueue()
+            own = another()
         except GraphwrightError as error:
-            # The plain run before has given the answer.
+            enqueue()
+            self.clear(stream)
             self.refuse(str(error))
             return
-        while len(self._graphs) >= self._kept:
-            self._cuda.free_graph(self._graphs.popitem(last=False)[1])
-        self._graphs[key] = recorded[0]
+        own()
+        try:
+            with self._cuda.captured(stream) as recorded:
+                own()
+        except GraphwrightError as error:
+            # The plain run before has given the answer; its context must outlive it.
+            self._cuda.synchronize(stream)
+            self.clear(stream)
+            self.refuse(str(error))
+            return
+        self._keep(self._kept - 1, stream)
+        self._graphs[key] = recorded[0], own
         self._calls.pop(key, None)
+
+    def _keep(self, count: int, stream: int) -> None:
+        """Free all but so many, the ones used longest ago first, once none of them runs any more."""
+        if len(self._graphs) > count:
+            self._cuda.synchronize(stream)
+        while len(self._graphs) > count:
+            # Before its context goes, with the end of the loop's turn.
+            _, (graph, _own) = self._graphs.popitem(last=False)
+            self._cuda.free_graph(graph)

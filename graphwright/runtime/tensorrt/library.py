@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphwright.errors import MissingDependencyError
+from graphwright.runtime.tensorrt import cuda_driver
 
 # Older parsers and builders are not in the capability table.
 OLDEST = (10, 16)
@@ -49,7 +50,8 @@ def tensorrt_library() -> Any:
     try:
         import tensorrt
     except (ImportError, OSError) as error:
-        found = "no package tensorrt" if isinstance(error, ModuleNotFoundError) else f"{error}"
+        # Its bindings and its libraries are packages of their own.
+        found = "no package tensorrt" if getattr(error, "name", None) == "tensorrt" else f"{error}"
         raise MissingDependencyError(_WHERE, found, needed=needed, hint=hint) from error
     version = version_of(tensorrt)
     if release(version) < OLDEST:
@@ -84,7 +86,7 @@ def device(index: int = 0) -> Device:
     Raises:
         MissingDependencyError: no driver, or no such GPU.
     """
-    driver = _driver()
+    driver = cuda_driver.open_driver()
     handle, count, version = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
     if status or not 0 <= index < count.value:
@@ -101,10 +103,3 @@ def device(index: int = 0) -> Device:
     capability = ".".join(str(number.value) for number in numbers)
     # The driver gives 13020 for CUDA 13.2.
     return Device(name.value.decode(), capability, f"{version.value // 1000}.{version.value % 1000 // 10}")
-
-
-def _driver() -> ctypes.CDLL:
-    try:
-        return ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
-        raise MissingDependencyError("GPU", f"no CUDA driver ({error})", needed=_NEEDED_DEVICE) from error

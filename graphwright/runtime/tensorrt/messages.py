@@ -27,7 +27,8 @@ def logger(trt: Any) -> Any:
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.kept: deque[str] = deque(maxlen=_KEPT)
-            self.lock = threading.Lock()
+            # Of a thread that holds it, a collection may drop an engine, which may log.
+            self.lock = threading.RLock()
 
         def log(self, severity: Any, msg: str) -> None:
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
@@ -41,9 +42,9 @@ def taken(trt: Any, otherwise: str) -> str:
     """Return the errors since the last call as one line, and forget them; ``otherwise`` where there are none."""
     own = logger(trt)
     with own.lock:
-        texts = [clean(text) for text in own.kept]
+        kept = list(own.kept)
         own.kept.clear()
-    return "; ".join(dict.fromkeys(text for text in texts if text)) or otherwise
+    return "; ".join(dict.fromkeys(text for text in map(clean, kept) if text)) or otherwise
 
 
 def clean(text: str) -> str:

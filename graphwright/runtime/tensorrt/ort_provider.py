@@ -19,12 +19,13 @@ from typing import Any
 import onnx_ir as ir
 from platformdirs import user_cache_dir
 
-from graphwright.errors import MissingDependencyError, ProfileError, UsageError
+from graphwright.errors import ProfileError, UsageError
 from graphwright.runtime.bound import BoundProfile
 from graphwright.runtime.ort_load import FirstProvider, Options
 from graphwright.runtime.profile import Profile
 from graphwright.runtime.rounded import types_of
 from graphwright.runtime.tensorrt.fingerprint import graph_sha256
+from graphwright.runtime.tensorrt.plugins import library_plugin
 from graphwright.runtime.tensorrt.refit import read_model
 
 NAME = "TensorrtExecutionProvider"
@@ -88,7 +89,7 @@ class OrtTensorRT:
             profile = (Profile.parse(text) if isinstance(text, str) else text).bind(model)
         shapes = profile_options(profile) if profile.is_bounded else {}
         build = {**self._build_options(), **shapes, **_type_options(model)}
-        digest = _digest(graph_sha256(model), build, [_sha256(path) for path in self.plugins])
+        digest = _digest(graph_sha256(model), build, [library_plugin(Path(path)).sha256 for path in self.plugins])
         named = model.clone()
         named.graph.name = f"graphwright_{digest}"
         values = {"device_id": str(self.device), **build, **self._cache_options(digest)}
@@ -168,12 +169,3 @@ def _type_options(model: ir.Model) -> dict[str, str]:
 
 def _digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:_DIGITS]
-
-
-def _sha256(path: str | Path) -> str:
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        found = error.strerror or str(error)
-        raise MissingDependencyError(f"plugin library {path}", found, needed="a compiled library") from error

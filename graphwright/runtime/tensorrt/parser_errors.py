@@ -5,6 +5,7 @@ each of ours knows the nodes of the source model that it stands for, and the rul
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -46,16 +47,19 @@ class ParserFault:
 
 def parser_faults(parser: "trt.OnnxParser", model: ir.Model) -> list[ParserFault]:
     """Return the errors of a parser that refused a model; ``model`` is the one that was given to it."""
-    nodes = list(all_nodes(model))
-    by_name: dict[str, ir.Node | None] = {}
-    for node in nodes:
-        if node.name:
-            # Names need not be unique in ONNX: where they are not, none is better than the wrong one.
-            by_name[node.name] = None if node.name in by_name else node
+    by_name = _by_name(model)
     return [_fault(parser.get_error(index), by_name, list(model.graph)) for index in range(parser.num_errors)]
 
 
-def _fault(error: "trt.ParserError", by_name: dict[str, ir.Node | None], top: Sequence[ir.Node]) -> ParserFault:
+def _by_name(model: ir.Model) -> dict[str, ir.Node]:
+    """Return the nodes that have a name of their own."""
+    # Names need not be unique in ONNX: where they are not, none is better than the wrong one.
+    nodes = [node for node in all_nodes(model) if node.name]
+    counts = Counter(node.name for node in nodes)
+    return {str(node.name): node for node in nodes if counts[node.name] == 1}
+
+
+def _fault(error: "trt.ParserError", by_name: dict[str, ir.Node], top: Sequence[ir.Node]) -> ParserFault:
     name, operator, index = error.node_name(), error.node_operator(), error.node()
     node = by_name.get(name) if name else None
     if node is None and not name and 0 <= index < len(top) and top[index].op_type == operator:
@@ -92,7 +96,7 @@ def nodes_named(text: str, model: ir.Model) -> list[str]:
         >>> nodes_named("no implementation for node {ForeignNode[/layer.0/Neg.../layer.1/Neg]}", model)
         ['/layer.0/Neg (Neg)']
     """
-    known = {node.name: node for node in all_nodes(model) if node.name}
+    known = _by_name(model)
     words = (part.strip(_EDGES) for word in _NAME.findall(text) for part in word.split("..."))
     found = dict.fromkeys(word for word in words if word in known)
     return [_with_origin(known[name]) for name in found]

@@ -103,7 +103,7 @@ def library_plugin(path: Path) -> Plugin:
             return Plugin(path.name, "", hashlib.file_digest(file, "sha256").hexdigest())
     except OSError as error:
         found, hint = f"{error.strerror or error}", "check the path of the plugin library"
-        raise MissingDependencyError(f"plugin {path}", found, needed="a plugin library", hint=hint) from error
+        raise MissingDependencyError(f"plugin library {path}", found, needed="a compiled library", hint=hint) from error
 
 
 def hars_plugins(nodes: Iterable[PluginNode]) -> tuple[Plugin, ...]:

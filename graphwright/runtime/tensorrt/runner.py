@@ -7,7 +7,7 @@ that he drops is safe. With arrays in main memory a call returns when the result
 
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,7 @@ class Runner:
             self._is_open = False
             self._cuda.synchronize(self._stream)
             if self.graphs is not None:
-                self.graphs.clear()
+                self.graphs.clear(self._stream)
             self._executions.clear()
             self._engine.close()
             self._buffers.close()
@@ -145,7 +145,7 @@ class Runner:
                 results[each.name] = _shaped(results[each.name], each, execution.found_shape(each.name))
         self._cuda.record(self._done, self._stream)
         self._cuda.wait(caller, self._done)
-        if call.arrays or self._writes_on_host():
+        if call.arrays or any(each.is_on_host for each in self._engine.tensors):
             # Main memory that the stream still reads or writes must not be anyone else's yet.
             self._cuda.synchronize(self._stream)
         return {each.name: results[each.name] for each in self._engine.outputs}
@@ -181,10 +181,17 @@ class Runner:
                 return
             if self._recorded_with != (scratch, self._buffers.moves):
                 # The graphs hold addresses that are nobody's now.
-                self.graphs.clear()
+                self.graphs.clear(self._stream)
                 self._recorded_with = scratch, self._buffers.moves
-            key = (profile, execution.inputs, tuple(call.addresses.items()))
-            self.graphs.run(key, self._stream, lambda: execution.enqueue(call.addresses, scratch, self._stream))
+            # What a graph keeps must not hold the call, and with it the caller's tensors.
+            addresses, stream = call.addresses, self._stream
+            key = (profile, execution.inputs, tuple(addresses.items()))
+
+            def another() -> Callable[[], None]:
+                own = execution.another()
+                return lambda: own.enqueue(addresses, scratch, stream)
+
+            self.graphs.run(key, stream, lambda: execution.enqueue(addresses, scratch, stream), another)
 
     def _pool(self, profile: int, output: Tensor, execution: Execution) -> Pool:
         key = profile, output.name

@@ -33,10 +33,10 @@ class TensorRTSession:
 
     Of the plan's profiles the one runs whose optimum is nearest to a request. ``profile`` narrows what is accepted.
     ``scratch`` is shared with other sessions (``scratch.SharedScratch``); without one the plan's profiles share their
-    own. ``cuda_graphs`` records the launches of each shape at its second call: inputs and outputs are then copied to
-    fixed addresses, which pays where launches are the larger part. ``plugins`` are libraries to load first; ``sidecar``
-    is for a plan given as bytes, since a path has its own beside it. ``weights`` is the model file that fills a plan
-    which was built without its weights, or whose weights may be changed.
+    own. ``cuda_graphs`` records the launches of each shape at its second call, in a context of its own: inputs and
+    outputs are then copied to fixed addresses, which pays where launches are the larger part. ``plugins`` are libraries
+    to load first; ``sidecar`` is for a plan given as bytes, since a path has its own beside it. ``weights`` is the
+    model file that fills a plan which was built without its weights, or whose weights may be changed.
 
     Raises:
         LoadError: no plan, a broken one, or one of another version or for another GPU.
@@ -164,7 +164,8 @@ def nearest(profile: BoundProfile, sizes: Mapping[str, int]) -> int:
 
 
 def _place(value: Any) -> Any:
-    return value.device if tensors.is_torch(value) else None
+    # An array of another library may have the type and the shape of one of NumPy's, and lie on a device.
+    return value.device if tensors.is_torch(value) else type(value)
 
 
 def _bound(profile: BoundProfile | Profile | str | None, engine: BoundProfile) -> BoundProfile:

@@ -16,6 +16,8 @@ from graphwright.errors import UsageError
 DEFAULT_LEVEL = 3
 _HIGHEST_LEVEL = 5
 _MOST = 2**31 - 1
+# TensorRT counts bytes in 64 bits.
+_LARGEST = 2**63 - 1
 _UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 _SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*([BKMG])?(?:i?B)?", re.IGNORECASE)
 
@@ -207,7 +209,7 @@ def memory_size(given: int | str) -> int:
     match = _SIZE.fullmatch(str(given).strip())
     unit = _UNITS["M"] if match is None or match[2] is None else _UNITS[match[2].upper()]
     size = int(float(match[1]) * unit) if match is not None and not isinstance(given, bool) else 0
-    if size < 1:
+    if not 1 <= size <= _LARGEST:
         raise UsageError("option workspace", repr(given), needed="a size above zero, such as 4096 (MiB) or 4G")
     return size
 

@@ -103,10 +103,12 @@ class Sidecar:
                 outputs=tuple(map(_port, data["outputs"])),
                 passes=tuple(map(str, data["passes"])),
                 flags=dict(data["flags"]),
-                plugins=tuple(Plugin(one["name"], one["version"], one["sha256"]) for one in data["plugins"]),
+                plugins=tuple(
+                    Plugin(*(str(one[name]) for name in Plugin.__dataclass_fields__)) for one in data["plugins"]
+                ),
                 timing_cache=data["timing_cache"],
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             found = f"{type(error).__name__}: {error}"
             raise LoadError(where, found, needed="what build-engine wrote", hint=_HINT) from error
 
@@ -123,7 +125,7 @@ class Sidecar:
             if path.stat().st_size > _LARGEST:
                 raise LoadError(str(path), f"{path.stat().st_size} bytes", needed="a sidecar", hint=_HINT)
             data = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             found = f"no sidecar ({getattr(error, 'strerror', None) or error})"
             hint = "copy the file beside the plan, or build the engine again"
             raise LoadError(str(path), found, needed="what build-engine wrote beside the plan", hint=hint) from error
@@ -154,8 +156,8 @@ class Sidecar:
         ranges = {}
         for port in self.inputs:
             corners = profile.get(port.name)
-            if corners is None or port.dims is None or len(corners["min"]) != len(port.dims):
-                found = "no shapes" if corners is None else f"shape {corners['min']}"
+            if corners is None or port.dims is None or {len(shape) for shape in corners.values()} != {len(port.dims)}:
+                found = "no shapes" if corners is None else f"shapes {', '.join(map(str, corners.values()))}"
                 raise LoadError(f"sidecar: input {port.name}", found, needed=str(port), hint=_HINT)
             for axis, dim in enumerate(port.dims):
                 if isinstance(dim, str) and dim not in derived:

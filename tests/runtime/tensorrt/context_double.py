@@ -114,7 +114,15 @@ class Context:
                         self.trt.error("Error Code 2: no memory for an output")
                         return False
                     self.allocators[name].notify_shape(name, array.shape)
-        self.trt.cuda.put(stream, "run", lambda: self._write(inputs, places, host_values, scratch))
+        state = dict(self.inputs), dict(self.addresses), self.memory
+        is_recorded = self.trt.cuda.is_capturing
+
+        def run() -> None:
+            # TensorRT's guide: changing a context leaves the graphs that were recorded from it undefined.
+            assert not is_recorded or state == (self.inputs, self.addresses, self.memory), "a graph of another state"
+            self._write(inputs, places, host_values, scratch)
+
+        self.trt.cuda.put(stream, "run", run)
         return True
 
     def _write(self, inputs: dict[str, Shape], places: dict[str, int], hosts: Arrays, scratch: int) -> None:

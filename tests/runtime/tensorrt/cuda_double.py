@@ -143,6 +143,10 @@ class CudaDouble:
         self.graphs[self._number] = recorded
         graphs.append(self._number)
 
+    @property
+    def is_capturing(self) -> bool:
+        return self._capturing is not None
+
     def launch(self, graph: int, stream: int) -> None:
         recorded = list(self.graphs[graph])
         self.put(stream, "launch", lambda: [work() for work in recorded] and None)

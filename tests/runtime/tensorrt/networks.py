@@ -68,6 +68,16 @@ def repeated() -> Network:
     )
 
 
+def tiled() -> Network:
+    """The same without the output on the host."""
+    network = repeated()
+    network.outputs = {"y": network.outputs["y"]}
+    tile, shapes = network.compute, network.shapes
+    network.compute = lambda given: {"y": tile(given)["y"]}
+    network.shapes = lambda sizes, values: {"y": shapes(sizes, values)["y"]}
+    return network
+
+
 def cache() -> Network:
     """An output in the memory of an input, as that of a key-value cache."""
 

@@ -12,7 +12,7 @@ from graphwright.frontends.onnx import save_onnx
 from graphwright.runtime.tensorrt.build import Built, build_plan
 from graphwright.runtime.tensorrt.fingerprint import stripped
 from graphwright.runtime.tensorrt.monitor import Phases
-from graphwright.runtime.tensorrt.parser_errors import ParserFault, parse_error
+from graphwright.runtime.tensorrt.parser_errors import ParserFault, nodes_named, parse_error
 from graphwright.runtime.tensorrt.settings import EngineSettings
 from tests.runtime.tensorrt.double import RecordedTensorRT
 from tests.runtime.tensorrt.double_parts import BuilderFlag, Creator, Fault
@@ -145,6 +145,7 @@ def test_a_name_that_two_nodes_have_is_not_traced_to_either(trt: RecordedTensorR
     trt.parser_faults = [Fault("same", "Relu", "no")]
     with pytest.raises(BuildError, match=r"found same \(Relu\): no;"):
         build_written(decide(model, profile="n=1:2:8"), tmp_path)
+    assert nodes_named("Could not find any implementation for node same.", model) == []
 
 
 def test_a_fault_inside_functions_names_them() -> None:
@@ -228,6 +229,14 @@ def test_with_error_on_miss_a_timing_cache_must_be_there_and_fit(
         build(tmp_path, timing_cache=file, error_on_timing_cache_miss=True)
     assert trt.count("build_serialized_network") == 0
     assert content is None or entries(file) == content
+
+
+def test_a_timing_cache_that_cannot_be_written_costs_no_plan(trt: RecordedTensorRT, tmp_path: Path) -> None:
+    file = tmp_path / "timing.bin"
+    trt.while_building = lambda: file.with_name("timing.bin.lock").mkdir()
+    built = build(tmp_path, timing_cache=file)
+    assert bytes(built.plan).startswith(b"ftrt") and not file.exists()
+    assert len(built.notes) == 1 and "was not written" in built.notes[0] and "timing.bin" in built.notes[0]
 
 
 def test_a_timing_cache_that_is_a_folder_is_a_usage_error(trt: RecordedTensorRT, tmp_path: Path) -> None:

@@ -173,5 +173,5 @@ def test_without_a_driver_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> 
         raise OSError(f"{name}: cannot open shared object file")
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
-    with pytest.raises(MissingDependencyError, match=r"no driver \(libcuda.so.1.*needed an NVIDIA GPU"):
+    with pytest.raises(MissingDependencyError, match=r"no CUDA driver \(libcuda.so.1.*needed an NVIDIA GPU"):
         Cuda()

@@ -3,10 +3,12 @@
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from graphwright.errors import OutputError
+from graphwright.runtime.tensorrt import files
 from graphwright.runtime.tensorrt.cache import EngineCache, default_folder, write_engine
 from graphwright.runtime.tensorrt.files import copy_whole, locked, write_whole
 from graphwright.runtime.tensorrt.sidecar import Sidecar, sidecar_path
@@ -30,6 +32,36 @@ def test_a_copy_of_nothing_is_an_error_and_leaves_nothing(tmp_path: Path) -> Non
     with pytest.raises(OutputError, match=r"b.plan: found No such file"):
         copy_whole(tmp_path / "a.plan", tmp_path / "b.plan")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_copy_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there: list[bool] = []
+    monkeypatch.setattr(os, "fsync", lambda _: there.append((tmp_path / "b.plan").exists()))
+    (tmp_path / "a.plan").write_bytes(b"plan")
+    copy_whole(tmp_path / "a.plan", tmp_path / "b.plan")
+    assert there == [False] and (tmp_path / "b.plan").read_bytes() == b"plan"
+
+
+def test_a_file_system_without_locks_is_an_output_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(handle: int, *, blocking: bool) -> bool:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(files, "_take", none)
+    with pytest.raises(OutputError, match="No locks available"), locked(tmp_path / "lock"):
+        pass
+
+
+def test_no_room_to_build_in_is_an_output_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Path.mkdir
+
+    def full(path: Path, *given: Any, **named: Any) -> None:
+        if path.suffix == ".build":
+            raise OSError(28, "No space left on device")
+        make(path, *given, **named)
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(OutputError, match=r"k.build: found No space left"), EngineCache(tmp_path).building("k"):
+        pass
 
 
 def test_a_second_holder_waits_and_is_told_so_once(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from graphwright.errors import MissingDependencyError
-from graphwright.runtime.tensorrt import library
+from graphwright.runtime.tensorrt import cuda_driver, library
 from graphwright.runtime.tensorrt.library import Device
 
 
@@ -43,7 +43,7 @@ class Driver:
 
 
 def test_a_device_is_told_by_the_driver_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "_driver", lambda: Driver(devices=2))
+    monkeypatch.setattr(cuda_driver, "open_driver", lambda: Driver(devices=2))
     assert library.device(1) == Device("GPU 41", "10.3", "13.2")
 
 
@@ -56,7 +56,7 @@ def test_a_device_is_told_by_the_driver_alone(monkeypatch: pytest.MonkeyPatch) -
     ],
 )
 def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch, driver: Driver, index: int, text: str) -> None:
-    monkeypatch.setattr(library, "_driver", lambda: driver)
+    monkeypatch.setattr(cuda_driver, "open_driver", lambda: driver)
     with pytest.raises(MissingDependencyError, match=text):
         library.device(index)
 

@@ -185,9 +185,19 @@ def test_a_plugin_that_is_not_there_names_the_library_that_it_was_built_with(
     np.testing.assert_array_equal(session(request())["y"], expected(request())["y"])
 
 
+def test_a_plugin_library_that_was_changed_since_is_refused(trt: TensorRTDouble, tmp_path: Path) -> None:
+    """The process runs the old code, under whatever name and digest the new file has."""
+    plan, path = trt.plan(networks.sums()), tmp_path / "mine.so"
+    path.write_bytes(b"plugins")
+    TensorRTSession(plan, plugins=[path])
+    path.write_bytes(b"newer plugins")
+    text = refused(trt, plan, MissingDependencyError, plugins=[path])
+    assert "mine.so: found another content" in text and "start a new process" in text
+
+
 def test_a_plugin_library_that_is_none(trt: TensorRTDouble, tmp_path: Path) -> None:
     plan = trt.plan(networks.sums())
-    assert "no such file" in refused(trt, plan, MissingDependencyError, plugins=[tmp_path / "none.so"])
+    assert "No such file" in refused(trt, plan, MissingDependencyError, plugins=[tmp_path / "none.so"])
     (tmp_path / "bad.so").write_bytes(b"other")
     text = refused(trt, plan, MissingDependencyError, plugins=[tmp_path / "bad.so"])
     assert "plugin is registered already" in text and nothing_loaded(trt)

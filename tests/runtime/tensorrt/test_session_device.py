@@ -2,6 +2,7 @@
 
 import gc
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -90,6 +91,27 @@ def test_an_output_of_unknown_size_lies_in_a_tensor_of_its_own(trt: TensorRTDoub
         gc.collect()
         np.testing.assert_array_equal(found["found"].value(), np.flatnonzero(x > 0))
         assert str(found["found"].dtype) == "torch.int64"
+
+
+def test_a_result_that_the_caller_drops_is_gone(trt: TensorRTDouble, torch: TorchDouble) -> None:
+    session = TensorRTSession(trt.plan(networks.positives()))
+    found = session(x=torch.on_device(np.ones(3, np.float32)))
+    results = [weakref.ref(tensor) for tensor in found.values()]
+    del found
+    gc.collect()
+    assert [result() for result in results] == [None, None]
+
+
+def test_a_call_waits_where_its_shapes_lie_on_the_host(
+    trt: TensorRTDouble, torch: TorchDouble, cuda: CudaDouble
+) -> None:
+    """They must stay until the run is over, and the next call brings its own."""
+    session = TensorRTSession(trt.plan(networks.tiled()))
+    session(x=torch.on_device(np.ones(3, np.float32)), times=np.array([2], np.int64))
+    cuda.calls.clear()
+    found = session(x=torch.on_device(np.ones(3, np.float32)), times=np.array([4], np.int64))
+    assert "synchronize" in cuda.calls
+    np.testing.assert_array_equal(found["y"].value(), np.ones((4, 3), np.float32))
 
 
 @pytest.mark.parametrize("cuda_graphs", [False, True])

@@ -31,11 +31,21 @@ def test_the_second_call_of_a_shape_records_and_the_next_ones_replay(trt: Tensor
     runs, launches = [], []
     for _ in range(5):
         np.testing.assert_array_equal(session(given)["y"], expected(given)["y"])
-        runs.append(trt.contexts[0].said.count("execute_async_v3"))
+        runs.append(sum(context.said.count("execute_async_v3") for context in trt.contexts))
         launches.append(cuda.calls.count("launch"))
-    # The second call runs and is recorded; recording runs nothing.
-    assert runs == [1, 3, 3, 3, 3]
+    # The second call runs and is recorded, in a context of its own; recording runs nothing.
+    assert runs == [1, 3, 3, 3, 3] and len(trt.contexts) == 2
     assert launches == [0, 0, 1, 2, 3]
+
+
+def test_a_context_that_cannot_be_made_leaves_the_runs_without_graphs(trt: TensorRTDouble) -> None:
+    session = opened(trt)
+    check(session)
+    trt.failing.add("create_execution_context")
+    with pytest.warns(RuntimeWarning, match="no CUDA graphs for this engine: .*more memory on the GPU"):
+        check(session)
+    check(session)
+    assert len(trt.contexts) == 1
 
 
 def test_each_shape_and_profile_has_its_graph(trt: TensorRTDouble) -> None:
@@ -81,12 +91,7 @@ def test_graphs_of_buffers_that_have_moved_are_freed(trt: TensorRTDouble, cuda: 
 
 
 def test_values_that_give_shapes_are_part_of_the_key(trt: TensorRTDouble) -> None:
-    network = networks.repeated()
-    network.outputs = {"y": network.outputs["y"]}
-    tile, shapes = network.compute, network.shapes
-    network.compute = lambda given: {"y": tile(given)["y"]}
-    network.shapes = lambda sizes, values: {"y": shapes(sizes, values)["y"]}
-    session = TensorRTSession(trt.plan(network), cuda_graphs=True)
+    session = TensorRTSession(trt.plan(networks.tiled()), cuda_graphs=True)
     x = np.arange(3, dtype=np.float32)
     for times in (2, 2, 2, 1, 3, 2, 1, 1, 1):
         found = session(x=x, times=np.array([times], np.int64))["y"]
@@ -127,7 +132,10 @@ def test_of_too_many_graphs_the_one_used_longest_ago_goes(cuda: CudaDouble) -> N
         done: list[str] = []
 
         def call(name: str) -> None:
-            kept.run(name, stream, lambda: cuda.put(stream, "run", lambda: done.append(name)))
+            def enqueue() -> None:
+                cuda.put(stream, "run", lambda: done.append(name))
+
+            kept.run(name, stream, enqueue, lambda: enqueue)
 
         for name in ("a", "a", "b", "b", "a", "c", "c"):
             call(name)
@@ -137,6 +145,6 @@ def test_of_too_many_graphs_the_one_used_longest_ago_goes(cuda: CudaDouble) -> N
             call(name)
             assert cuda.calls.count("launch") == before + launches
         cuda.synchronize(stream)
-        kept.clear()
+        kept.clear(stream)
     assert done == ["a", "a", "b", "b", "a", "c", "c", "a", "c", "b"]
     assert not cuda.graphs

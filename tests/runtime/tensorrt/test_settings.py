@@ -19,6 +19,7 @@ from graphwright.runtime.tensorrt.settings import EngineSettings, memory_size, w
         ({"max_aux_streams": -1}, "-1"),
         ({"workspace": 0}, "0; needed a size above zero"),
         ({"workspace": "much"}, "'much'"),
+        ({"workspace": "999999999999G"}, "'999999999999G'"),
         ({"hardware_compatibility": "turing"}, "'turing'; needed none or ampere"),
         ({"hardware_compatibility": 1}, "1; needed"),
         ({"exclude_lean_runtime": True}, "version_compatible as well"),

@@ -75,6 +75,7 @@ def test_its_profiles_check_requests() -> None:
         ({"inputs": [{"name": "x", "dtype": None, "shape": [1.5]}]}, r"ValueError: shape \[1.5\]"),
         ({"profiles": [{"ids": {"min": [1]}}]}, "KeyError: 'opt'"),
         ({"profiles": [{"ids": 3}]}, "TypeError"),
+        ({"profiles": [{"ids": {"min": [1e999], "opt": [1], "max": [1]}}]}, "OverflowError"),
         ({"plugins": [1]}, "TypeError"),
         ({"flags": 3}, "TypeError"),
     ],
@@ -93,9 +94,10 @@ def test_what_is_no_object_is_refused(data: object) -> None:
 def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match=r"x.plan.json: found no sidecar \(No such file"):
         Sidecar.read(tmp_path / "x.plan")
-    (tmp_path / "x.plan.json").write_bytes(b"\xff{")
-    with pytest.raises(LoadError, match="no sidecar"):
-        Sidecar.read(tmp_path / "x.plan")
+    for content in (b"\xff{", b"[" * 200_000):
+        (tmp_path / "x.plan.json").write_bytes(content)
+        with pytest.raises(LoadError, match="no sidecar"):
+            Sidecar.read(tmp_path / "x.plan")
 
 
 def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
@@ -115,5 +117,8 @@ def test_profiles_that_do_not_fit_the_inputs_are_refused() -> None:
     with pytest.raises(LoadError, match="input mask: found no shapes"):
         made(b"", profiles=({"ids": SHAPES["ids"]},)).bound_profile()
     short = {"min": (1,), "opt": (1,), "max": (1,)}
-    with pytest.raises(LoadError, match=r"input ids: found shape \(1,\)"):
+    with pytest.raises(LoadError, match=r"input ids: found shapes \(1,\)"):
         made(b"", profiles=(SHAPES | {"ids": short},)).bound_profile()
+    mixed = {"min": (1, 1), "opt": (1, 1), "max": (1,)}
+    with pytest.raises(LoadError, match=r"input ids: found shapes \(1, 1\), \(1, 1\), \(1,\)"):
+        made(b"", profiles=(SHAPES | {"ids": mixed},)).bound_profile()
