@@ -64,7 +64,8 @@ def _watched(model: ir.Model) -> ir.Model:
     graph = copy.graph
     made = [value for node in graph for value in node.outputs]
     for value in (*graph.inputs, *made):
-        if value.dtype == ir.DataType.FLOAT and value.name:
+        # A sequence has the type of its tensors, and no maximum.
+        if value.dtype == ir.DataType.FLOAT and value.name and isinstance(value.type, ir.TensorType):
             graph.outputs.append(_magnitude(graph, value))
     return copy
 

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from graphwright.engine import facts
+from graphwright.engine.builder import Names
 from graphwright.engine.shapes import infer_shapes
 from graphwright.errors import GraphwrightError, VerificationError
 from graphwright.runtime.bound import BoundProfile
@@ -33,12 +35,11 @@ _ERRORS: tuple[type[Exception], ...] = (
 )
 
 OPERATORS = ["MatMul", "Gemm", "Conv"]
-# Weights are quantised, products of activations are not: their ranges follow the request. Nothing behind a product is:
+# Products of activations are left out (``_products``): their ranges follow the request. Nothing behind a product is:
 # what follows takes its sums as they are. TensorRT takes symmetric scales only.
 _OPTIONS = {
     "ActivationSymmetric": True,
     "WeightSymmetric": True,
-    "MatMulConstBOnly": True,
     "QuantizeBias": False,
     "OpTypesToExcludeOutputQuantization": OPERATORS,
 }
@@ -67,10 +68,14 @@ def quantized(model: ir.Model, inputs: Sequence[Arrays], type: str) -> ir.Model:
         before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
         copy = model.clone()
         copy.ir_version = min(copy.ir_version, NEWEST_IR_VERSION)
+        products = _products(copy)
+        if not products:
+            # The quantizer takes an empty list for all nodes.
+            return copy
         ir.save(copy, before, external_data="before.data" if is_large else None)
         try:
             with _silenced():
-                _run(before, after, inputs, type, is_large)
+                _run(before, after, inputs, type, products, is_large)
         except _ERRORS as error:
             hint = "leave out precision, or give example_inputs that the model takes"
             raise VerificationError(where, clean(error), needed="a model that can be quantised", hint=hint) from error
@@ -103,7 +108,28 @@ def _alike(inputs: Sequence[Arrays]) -> list[Arrays]:
     return [given for given in inputs if {name: array.shape for name, array in given.items()} == shapes]
 
 
-def _run(before: Path, after: Path, inputs: Sequence[Arrays], type: str, is_large: bool) -> None:
+def _products(model: ir.Model) -> list[str]:
+    """Return the names of the nodes to quantise, which all have one then.
+
+    The quantizer would take an initializer that callers may override for a weight, and drop that input.
+    """
+    names = Names(model)
+    found = []
+    for node in model.graph:
+        if node.op_type not in OPERATORS or node.domain:
+            continue
+        given, weights = node.inputs[:2]
+        assert given is not None and weights is not None
+        if facts.constant(weights) is None or weights.dtype != ir.DataType.FLOAT or given.is_initializer():
+            continue
+        node.name = node.name or names.fresh(node.op_type)
+        found.append(node.name)
+    return found
+
+
+def _run(
+    before: Path, after: Path, inputs: Sequence[Arrays], type: str, products: Sequence[str], is_large: bool
+) -> None:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     kind = QuantType.QFLOAT8E4M3FN if type == "fp8" else QuantType.QInt8
@@ -114,6 +140,7 @@ def _run(before: Path, after: Path, inputs: Sequence[Arrays], type: str, is_larg
         _Reader(inputs),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=OPERATORS,
+        nodes_to_quantize=list(products),
         # Float 8 has no scale for each column in this quantizer.
         per_channel=type == "int8",
         activation_type=kind,

@@ -55,9 +55,14 @@ def rounded(model: ir.Model) -> ir.Model:
     edit = _Edit()
     for graph in list(copy.graphs()):
         for node in list(graph):
-            if node.op_type not in _MOVES or node.domain:
+            if not _is_move(node):
                 edit.wrap(graph, node)
     return copy
+
+
+def _is_move(node: ir.Node) -> bool:
+    # Scatter operators may add up what meets at one place, for which there is no kernel of either type.
+    return node.op_type in _MOVES and not node.domain and facts.attribute(node, "reduction") in (None, "none")
 
 
 class _Edit:

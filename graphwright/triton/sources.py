@@ -16,12 +16,17 @@ from graphwright.frontends.onnx import save_onnx
 from graphwright.runtime.bound import BoundProfile
 from graphwright.runtime.ort import OrtSession
 from graphwright.runtime.providers import has_provider_for
+from graphwright.runtime.rounded import types_of
 from graphwright.runtime.signature import Port
 from graphwright.triton.config import MODEL_FILES, Backend
 from graphwright.triton.serving import DEVICES, Serving
 
 if TYPE_CHECKING:
     from graphwright.runtime.tensorrt.sidecar import Sidecar
+
+
+# Types with which the model's file does not load on the CPU as it is (runtime/ort_load.py).
+_REWRITTEN = frozenset({ir.DataType.BFLOAT16, ir.DataType.FLOAT8E4M3FN})
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,8 @@ def open_source(source: Artifact | str | Path, serving: Serving, place: str) -> 
 
     Raises:
         LoadError: no artifact and no plan, or files that are not those that were written.
-        UsageError: a target that Triton does not run, kernels that do not take the model's types.
+        UsageError: a target that Triton does not run, kernels that do not take the model's types, types that need
+        another file on the CPU.
         MissingDependencyError: the compiled kernels are wanted and not there.
     """
     if isinstance(source, Artifact):
@@ -72,6 +78,8 @@ def _artifact(artifact: Artifact, folder: Path | None, serving: Serving, place: 
             hint = "graphwright build-engine makes a plan of it, which export-triton takes"
         needed = "one that Triton's ONNX Runtime backend runs"
         raise UsageError("artifact", f"target {artifact.target}", needed=needed, hint=hint)
+    if serving.device_for(artifact.target) == "cpu":
+        _refuse_rewritten(artifact.model)
     library, notes = _library(artifact.model, serving)
     # Only a session tells what Triton will compare the configuration with: ONNX Runtime infers shapes of its own.
     target = artifact.target if has_provider_for(artifact.target) else "ort-cpu"
@@ -99,6 +107,15 @@ def _artifact(artifact: Artifact, folder: Path | None, serving: Serving, place: 
         libraries=(str(PurePosixPath(serving.kernels, place, library.name)),) if library and serving.kernels else (),
         notes=(*_version_notes(artifact), *notes),
     )
+
+
+def _refuse_rewritten(model: ir.Model) -> None:
+    """Refuse what graphwright's own sessions on the CPU rewrite, or open with other settings, and Triton's do not."""
+    found = sorted(each.name.lower() for each in types_of(model) & _REWRITTEN)
+    if found:
+        needed = "types that ONNX Runtime has kernels for on the CPU"
+        hint = "optimize with precision fp16 or int8, or for target onnx and serve it with --device gpu"
+        raise UsageError("artifact", f"numbers of type {' and '.join(found)}", needed=needed, hint=hint)
 
 
 def _version_notes(artifact: Artifact) -> tuple[str, ...]:

@@ -91,3 +91,12 @@ def test_what_is_taken_or_not_helped_stays(inputs: str, outputs: str, body: str)
 
 def test_fires_on_its_example() -> None:
     assert_fires(model(EXAMPLES["pad"]), CAST_FOR_TENSORRT, regions=False)
+
+
+def test_an_output_without_a_type_is_cast_back_too() -> None:
+    text = "g (bool[B,S] x) => (bool[B] y) <int64[1] axes = {-1}> { r = ReduceMax <keepdims = 0> (x, axes) y = Not(r) }"
+    before = model(f'<ir_version: 10, opset_import: ["": 24]> {text}', infer=False)
+    after = cast(before)
+    assert [node.op_type for node in after.graph] == ["Cast", "ReduceMax", "Cast", "Not"]
+    x = np.asarray([[0, 0], [1, 0]], bool)
+    np.testing.assert_array_equal(evaluate(after, {"x": x})["y"], [True, False])

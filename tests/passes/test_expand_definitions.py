@@ -141,3 +141,17 @@ def test_an_unknown_type_stays() -> None:
 
 def test_fires_on_its_example() -> None:
     assert_fires(model(EXAMPLES["clip"]), EXPAND_DEFINITIONS, regions=False)
+
+
+@pytest.mark.parametrize("mode", [0, 1, 2, 3])
+def test_scores_without_present_keys(mode: int) -> None:
+    """The definition names the outputs between, but does not make them."""
+    shapes: dict[str, tuple[int, ...]] = {"q": (2, 3, 4, 8), "k": (2, 3, 6, 8), "v": (2, 3, 6, 8)}
+    inputs = ", ".join(f"float{list(shape)} {name}" for name, shape in shapes.items())
+    body = f'y, "", "", s = Attention <qk_matmul_output_mode = {mode}> (q, k, v)'
+    before = graph(inputs, "float[2,3,4,8] y, float[2,3,4,6] s", body)
+    after = expanded(before)
+    rng = np.random.default_rng(0)
+    given = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    expected = dict(zip("ys", ReferenceEvaluator(ir.to_proto(before)).run(None, given), strict=True))
+    assert not compare(expected, evaluate(after, given))

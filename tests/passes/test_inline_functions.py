@@ -36,3 +36,10 @@ def test_a_model_without_functions_stays() -> None:
     before = model('<ir_version: 10, opset_import: ["": 24]> g (float[N] x) => (float[N] y) { y = Relu(x) }')
     assert not apply(before, INLINE_FUNCTIONS).applied
     assert np.all([not function for function in before.functions])
+
+
+def test_what_bodies_compute_gets_its_type() -> None:
+    """Without it nothing behind this pass knows what it may cast."""
+    before = model(CALL)
+    after = apply(before, INLINE_FUNCTIONS).model
+    assert {value.dtype for node in after.graph for value in node.outputs} == {ir.DataType.FLOAT}

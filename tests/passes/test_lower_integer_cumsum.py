@@ -84,3 +84,9 @@ def test_an_unknown_rank_stays() -> None:
     before = sums("y = CumSum(x, axis)")
     before.graph.inputs[0].shape = None
     assert_refuses(before, LOWER_INTEGER_CUMSUM, Reason.UNKNOWN)
+
+
+def test_operator_sets_whose_shape_gives_all_sizes() -> None:
+    text = "g (int64[B,N] x) => (int64[B,N] y) <int64 axis = {1}> { y = CumSum(x, axis) }"
+    before = model(f'<ir_version: 10, opset_import: ["": 13]> {text}')
+    assert_equivalent(before, assert_fires(before, LOWER_INTEGER_CUMSUM), sizes={"N": 5})

@@ -7,6 +7,7 @@ import pytest
 import graphwright as gw
 from graphwright.engine.structure import check_onnx
 from graphwright.passes.lower.narrow_doubles import NARROW_DOUBLES
+from graphwright.passes.lower.tensorrt_support import unsupported
 from graphwright.runtime.reference import evaluate
 from graphwright.testing import apply, model
 
@@ -99,3 +100,25 @@ def test_the_loss_is_reported_and_not_refused() -> None:
     assert report.verification is not None
     assert dict(report.verification.by_design) == {"narrow-doubles": 1}
     assert 0 < report.verification.deviations[0].absolute < 1e-6
+
+
+def test_an_input_that_is_an_output_keeps_its_name_and_its_digits() -> None:
+    before = graph("double[N] x", "double[N] x, double[N] y", "y = Mul(x, x)")
+    found = evaluate(narrowed(before), {"x": np.asarray([0.1])})
+    assert found["x"].tolist() == [0.1]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "body"),
+    [
+        ("double[M] y", "s = SequenceConstruct(x, x) y = ConcatFromSequence <axis = 0> (s)"),
+        ("int64[N] y", "y = BitCast <to = 7> (x)"),
+    ],
+)
+def test_what_tensorrt_has_not_stays_and_is_named(outputs: str, body: str) -> None:
+    opset = 26 if "BitCast" in body else 24
+    before = model(f'<ir_version: 10, opset_import: ["": {opset}]> g (double[N] x) => ({outputs}) {{ {body} }}')
+    outcome = apply(before, NARROW_DOUBLES)
+    assert not outcome.applied
+    check_onnx(outcome.model)
+    assert unsupported(outcome.model)

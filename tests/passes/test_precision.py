@@ -185,13 +185,14 @@ SENSITIVE = {
     "power": "y = Pow({0}, z)",
     "exponential": "y = Exp({0})",
     "division": "y = Div({0}, x)",
+    "scattered sum": 'y = ScatterElements<reduction = "add">({0}, i, {0})',
     "keep": "y = Sigmoid({0})",
 }
 
 
 @pytest.mark.parametrize("name", SENSITIVE)
 def test_what_a_narrower_type_would_spoil_stays(name: str) -> None:
-    signature = weighing("float[8] z").replace("float[N, 8] y", "float[N, M] y")
+    signature = weighing("float[8] z").replace("float[N, 8] y", "float[N, M] y").replace("x)", "x, int64[N, 8] i)")
     before = model(text_of(f"{FEED} {SENSITIVE[name].format('d')}", signature))
     options = {"keep": "Sigm*"} if name == "keep" else {}
     assert refused(before, into(**options), "y")[0] is Reason.SENSITIVE
@@ -270,6 +271,24 @@ def test_what_such_constants_reach_stays_too() -> None:
     assert (reason, "may reach 3.4e+38" in detail) == (Reason.RANGE, True)
 
 
+# Where nobody looked at a run; a mask of 40 by 40 is more than the engine takes for a small constant.
+MASKS = {
+    "large": "t = Unsqueeze(large, at)",
+    "filled": "l = Shape(x) f = ConstantOfShape<value = float[1] {-3.4e38}>(l) t = Trilu(f)",
+}
+
+
+@pytest.mark.parametrize("form", MASKS)
+def test_masks_of_any_size_and_origin_are_followed(form: str) -> None:
+    signature = "(float[1, 40, 8] x) => (float[1, 40, N] y) <float[8, 40] w, float[8, 8] v, float[40, 40] large>"
+    weight = "w" if form == "large" else "v"
+    body = f"at = Constant<value_ints = [0]>() {MASKS[form]} s = MatMul(x, {weight}) y = Add(s, t)"
+    before = model(text_of(body, signature))
+    mask = np.triu(np.full((40, 40), -3.4028235e38, np.float32), 1)
+    before.graph.initializers["large"].const_value = ir.tensor(mask, name="large")
+    assert refused(before, into("fp16"), "y")[0] is Reason.RANGE
+
+
 # The second product reaches 7e4 where x is 1, and 7e5 where x is 10; the result is small again.
 LARGE = "a = MatMul(x, w) b = Mul(a, k) e = Mul(b, b) f = Mul(e, tiny) y = MatMul(f, v)"
 
@@ -320,6 +339,14 @@ def test_scores_inside_of_attention_are_bound_by_queries_and_keys() -> None:
     assert_refuses(before, into(observe=lambda given: {"q": 200.0, "y": 1.0}), Reason.RANGE)
 
 
+def test_values_of_attention_are_of_the_type_of_the_queries() -> None:
+    """Its definition multiplies them by the scores, whatever types ONNX gives them."""
+    before = model(
+        text_of("y = Attention(q, q, v)", "(float[B, 2, S, 4] q, float[B, 2, S, 4] v) => (float[B, 2, S, 4] y)")
+    )
+    assert_refuses(before, into(observe=lambda given: {"q": 1.0, "v": 17000.0, "y": 16000.0}), Reason.RANGE)
+
+
 def test_an_operator_without_the_type_stays() -> None:
     celu = model(text_of(f"{FEED} y = Celu(d)"))
     assert refused(celu, into(), "y") == (Reason.DTYPE, "opset 24 does not define it for FLOAT16")
@@ -329,6 +356,11 @@ def test_an_operator_without_the_type_stays() -> None:
     for value in (value for node in other.graph for value in node.outputs):
         value.type = ir.TensorType(ir.DataType.FLOAT)
     assert refused(other, into(), "y")[0] is Reason.DTYPE
+    text = text_of(f"{FEED} y = mine.Div(d)").replace('"": 24', '"": 24, "mine": 1')
+    own = model(text, infer=False)
+    for value in (value for node in own.graph for value in node.outputs):
+        value.type = ir.TensorType(ir.DataType.FLOAT)
+    assert refused(own, into(), "y")[0] is Reason.DTYPE
     old = text_of("y = MatMul(x, x)", "(float[8, 8] x) => (float[8, 8] y)").replace("24", "12")
     assert_refuses(model(old), into("bf16"), Reason.DTYPE)
     assert_fires(model(old), into("fp16"), regions=False)

@@ -144,3 +144,36 @@ def test_requests_that_the_model_does_not_take_are_left_out() -> None:
 def test_the_quantizer_says_nothing(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     quantized(model(LAYER), INPUTS, "fp8")
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "product"),
+    [
+        ("float[8, 8] x", "Gemm(a, x)"),
+        ("float[8, 8] x", "MatMul(a, x)"),
+        ("float[8, 8] x, float[8, 8] u", "Gemm(a, u)"),
+    ],
+)
+def test_products_of_activations_stay_beside_others(inputs: str, product: str) -> None:
+    text = f"({inputs}) => (float[8, 8] y) <float[8, 8] w> {{ a = MatMul(x, w) y = {product} }}"
+    requests = [{name.split()[-1]: normal(8, 8) for name in inputs.split(", f")}]
+    after = quantized(model(f"{HEAD} {text}"), requests, "int8")
+    assert next(node for node in after.graph if node.outputs[0].name == "y").inputs[0].name == "a"
+    assert kinds(after)["QuantizeLinear"] == 1
+
+
+def test_an_initializer_that_callers_may_override_is_no_weight() -> None:
+    text = "(float[N, 8] x, float[8, 8] u) => (float[N, 8] y) <float[8, 8] w> { a = MatMul(x, w) y = MatMul(a, u) }"
+    before = model(f"{HEAD} {text}")
+    value = before.graph.inputs[1]
+    value.const_value = ir.tensor(normal(8, 8), name="u")
+    before.graph.register_initializer(value)
+    after = apply(before, into()).model
+    assert [value.name for value in after.graph.inputs] == ["x", "u"]
+    assert kinds(after) == {"MatMul": 2, "QuantizeLinear": 1, "DequantizeLinear": 2}
+
+
+def test_a_product_of_constants_stays() -> None:
+    before = model(f"{HEAD} () => (float[8, 8] y) <float[8, 8] w> {{ y = MatMul(w, w) }}")
+    assert not apply(before, into()).applied
+    assert kinds(quantized(before, [{}], "int8")) == {"MatMul": 1}

@@ -40,3 +40,11 @@ def test_other_types_and_subgraphs_are_not_looked_at() -> None:
     )
     inputs = {"x": np.float32([3]), "c": np.array(False), "i": np.array([-7])}
     assert magnitudes(given, [inputs]) == {"x": 3.0, "y": 3.0}
+
+
+def test_sequences_are_not_looked_at() -> None:
+    given = model(
+        f"{HEAD} (float[N] x) => (float[M] y) {{h = Neg(x) s = SequenceConstruct(x, h) "
+        "y = ConcatFromSequence<axis = 0>(s)}"
+    )
+    assert magnitudes(given, [{"x": np.float32([3, -1])}]) == {"x": 3.0, "h": 3.0, "y": 3.0}

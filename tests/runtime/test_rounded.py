@@ -91,3 +91,16 @@ def test_a_bfloat16_file_runs_on_the_cpu(tmp_path) -> None:
     x = np.linspace(-1, 1, 5).astype(ml_dtypes.bfloat16)
     due = -np.exp(x.astype(np.float32)).astype(ml_dtypes.bfloat16)
     np.testing.assert_array_equal(OrtSession(tmp_path / "m.onnx")(x=x)["y"], due)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_scattered_sums_are_rounded_and_scattered_numbers_moved(dtype: str) -> None:
+    kind = np.float16 if dtype == "float16" else ml_dtypes.bfloat16
+    inputs = {"x": np.full(2, 0.1).astype(kind), "i": np.asarray([0, 0]), "u": np.asarray([2, 3]).astype(kind)}
+    for reduction in ("add", "none"):
+        body = f'y = ScatterElements<axis = 0, reduction = "{reduction}">(x, i, u)'
+        given = model(f"{HEAD} ({dtype}[N] x, int64[M] i, {dtype}[M] u) => ({dtype}[N] y) {{ {body} }}")
+        kinds = [node.op_type for node in rounded(given).graph]
+        assert kinds == (["Cast", "Cast", "ScatterElements", "Cast"] if reduction == "add" else ["ScatterElements"])
+        first = kind(np.float32(inputs["x"][0]) + 5) if reduction == "add" else kind(3)
+        assert evaluate(given, inputs, rounded=True)["y"][0] == first

@@ -225,6 +225,22 @@ def test_a_portable_artifact_moves_to_the_gpu_without_the_kernels_of_the_cpu(tmp
         gw.export_triton(made, tmp_path, gw.Serving(device="gpu", kernels="/models"), name="other")
 
 
+@pytest.mark.parametrize(("precision", "found"), [("bf16", "bfloat16"), ("fp8", "float8e4m3fn")])
+def test_types_that_a_plain_session_does_not_load_are_refused_on_the_cpu(
+    tmp_path: Path, precision: str, found: str
+) -> None:
+    """The artifact itself runs: its session computes with a rewritten copy, or opens the file in its own way."""
+    text = "(float[batch, 8] x) => (float[batch, 8] y) <float[8, 8] w> { y = MatMul(x, w) }"
+    given = model(f'<ir_version: 10, opset_import: ["": 24]> g {text}')
+    made = gw.optimize(given, profile="batch=1:4:8", target="onnx", precision=precision, progress=False)
+    made.save(tmp_path / "made")
+    for source in (made, tmp_path / "made"):
+        with pytest.raises(gw.UsageError, match=f"numbers of type {found}"):
+            gw.export_triton(source, tmp_path / "models", name="made")
+    assert not (tmp_path / "models").exists()
+    gw.export_triton(made, tmp_path / "models", gw.Serving(device="gpu"), name="made")
+
+
 def test_files_that_were_changed_since_are_refused(tmp_path: Path) -> None:
     artifact().save(tmp_path / "saved")
     with (tmp_path / "saved" / "model.onnx").open("ab") as file:

@@ -33,32 +33,33 @@ def cast_for_tensorrt(model: ir.Model) -> bool:
     names, count = Names(model), 0
     for scope in list(facts.scopes(model)):
         for node in [] if scope.is_function else list(scope.graph):
-            wider = _wider(node)
-            if wider is not None:
-                _cast(node, wider, names)
+            found = _wider(node)
+            if found is not None:
+                _cast(node, *found, names)
                 count += 1
     return count > 0
 
 
-def _wider(node: ir.Node) -> ir.DataType | None:
-    """Return the type that a node's main values have to go through, or None."""
+def _wider(node: ir.Node) -> tuple[ir.DataType, ir.DataType] | None:
+    """Return the type of a node's main values, which is one, and the type that they have to go through, or None."""
     if node.domain or node.op_type not in table.TYPES or any(True for _ in facts.subgraphs(node)):
         return None
     allowed = table.TYPES[node.op_type]
     dtypes = {value.dtype for value in main_values(node)} - {None}
     refused = dtypes - allowed
-    if refused == {ir.DataType.BOOL}:
-        return next((each for each in (ir.DataType.INT32, ir.DataType.FLOAT) if each in allowed), None)
-    if node.op_type == "NonZero" and refused <= set(_INTEGERS) and refused:
-        return ir.DataType.FLOAT
-    return None
+    if len(refused) != 1:
+        return None
+    dtype = refused.pop()
+    if dtype == ir.DataType.BOOL:
+        through = next((each for each in (ir.DataType.INT32, ir.DataType.FLOAT) if each in allowed), None)
+        return None if through is None else (dtype, through)
+    return (dtype, ir.DataType.FLOAT) if node.op_type == "NonZero" and dtype in _INTEGERS else None
 
 
-def _cast(node: ir.Node, wider: ir.DataType, names: Names) -> None:
+def _cast(node: ir.Node, dtype: ir.DataType, wider: ir.DataType, names: Names) -> None:
     graph = node.graph
     assert graph is not None
     main = set(main_values(node))
-    dtypes = {value: value.dtype for value in main}
     casts: dict[ir.Value, ir.Value] = {}
     for index, value in enumerate(node.inputs):
         if value is None or value not in main:
@@ -70,8 +71,7 @@ def _cast(node: ir.Node, wider: ir.DataType, names: Names) -> None:
             graph.insert_before(node, producer)
         node.replace_input_with(index, casts[value])
     for value in node.outputs:
-        dtype = dtypes.get(value)
-        if dtype is not None:
+        if value in main:
             _cast_back(node, value, dtype, wider, names)
 
 

@@ -59,9 +59,8 @@ def _expand(node: ir.Node, names: Names, opsets: dict[str, int]) -> bool:
     if function is None:
         return False
     op = Builder(names, NAME, opsets)
-    made = _record(op, node, function)
+    outputs = _record(op, node, function)
     used = [value for value in node.outputs if value.name]
-    outputs = [made[position] for position, value in enumerate(node.outputs) if value.name]
     alive = _needed(op.nodes, set(outputs))
     if not all(_is_taken(each) for each in alive):
         return False
@@ -89,7 +88,9 @@ def _definition(node: ir.Node, opset: int) -> ir.Function | None:
     if not proto.node:
         return None
     # A definition names outputs that the node has not, and then does not make them.
-    del proto.output[len(node.outputs) :]
+    given_names = [name for name, value in zip(proto.output, node.outputs, strict=False) if value.name]
+    del proto.output[:]
+    proto.output.extend(given_names)
     function = ir.serde.deserialize_function(proto)
     return function if all(_is_known(each, opset) for each in function) else None
 
@@ -107,7 +108,7 @@ def _is_known(node: ir.Node, opset: int) -> bool:
 
 
 def _record(op: Builder, node: ir.Node, function: ir.Function) -> list[ir.Value]:
-    """Record the nodes of a definition; return what stands for each output of the node."""
+    """Record the nodes of a definition; return what stands for each output that the node has."""
     given = [*node.inputs, *[None] * (len(function.inputs) - len(node.inputs))]
     values: dict[ir.Value | None, ir.Value | None] = {None: None, **dict(zip(function.inputs, given, strict=False))}
     for each in function:

@@ -7,6 +7,7 @@ Before:                       After:
 
 TensorRT's parser finds a function by its type alone: not by its domain, nor by its overload, and behind its own
 operators. It also wants every input given. Inlined, none of it matters, and rules that look past a call can fire.
+Bodies declare no types: those of their values are inferred where they now stand.
 
 Shapes:    any.
 Dtypes:    any.
@@ -19,6 +20,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from graphwright.engine.pipeline import FunctionPass
+from graphwright.engine.shapes import infer_shapes
 from graphwright.plugins.hars import meaning
 
 
@@ -26,7 +28,9 @@ def inline_functions(model: ir.Model) -> bool:
     """Inline them in place; tell whether there were any."""
     if all(function.domain == meaning.DOMAIN for function in model.functions.values()):
         return False
-    return bool(InlinePass(lambda function: function.domain != meaning.DOMAIN)(model).modified)
+    InlinePass(lambda function: function.domain != meaning.DOMAIN)(model)
+    infer_shapes(model)
+    return True
 
 
 INLINE_FUNCTIONS = FunctionPass("inline-functions", inline_functions)

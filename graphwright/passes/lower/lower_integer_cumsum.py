@@ -70,7 +70,7 @@ def _is_zero_or_one(value: ir.Value) -> bool:
 
 def _counted(op: Builder, moved: ir.Value, exclusive: int, reverse: int) -> ir.Value:
     """Return [N, N]: which columns count for which row."""
-    size = op.Squeeze(op.Shape(moved, start=-1), [0])
+    size = op.Gather(op.Shape(moved), _scalar(op, -1))
     places = op.Range(_scalar(op, 0), size, _scalar(op, 1))
     column, row = op.Unsqueeze(places, [0]), op.Unsqueeze(places, [1])
     first, second = (row, column) if reverse else (column, row)

@@ -9,7 +9,8 @@ float32's largest become its largest, as the parser has it; infinities stay.
 
 Shapes:    any.
 Dtypes:    float64.
-Refuses:   nothing.
+Refuses:   a model with sequences of float64 or with BitCast: TensorRT has neither, and ``verify --target tensorrt``
+           names them.
 Numerics:  float32 instead of float64, by design: reported against the float64 model.
 Source:    onnx-tensorrt, docs/operators.md, on DOUBLE.
 """
@@ -29,7 +30,7 @@ _LARGEST = np.finfo(np.float32).max
 
 def narrow_doubles(model: ir.Model) -> bool:
     """Narrow in place; tell whether anything was float64 but inputs and outputs."""
-    if not _has_doubles(model):
+    if not _has_doubles(model) or not _may_be_narrowed(model):
         return False
     names = Names(model)
     kept = [value for value in model.graph.inputs if value.dtype == DOUBLE]
@@ -67,6 +68,17 @@ def _has_doubles(model: ir.Model) -> bool:
     )
 
 
+def _may_be_narrowed(model: ir.Model) -> bool:
+    """Tell whether all float64 is in tensors whose bits nobody looks at."""
+    for graph in facts.graphs(model):
+        for value in _values(graph):
+            if value.dtype == DOUBLE and not isinstance(value.type, ir.TensorType):
+                return False
+        if any(node.op_type == "BitCast" for node in graph):
+            return False
+    return True
+
+
 def _is_edge(node: ir.Node | None, graph: ir.Graph) -> bool:
     """Tell whether a node makes an output float64 from something else, for nobody else."""
     if node is None or node.op_type != "Cast" or node.graph is not graph:
@@ -82,19 +94,14 @@ def _values(graph: ir.Graph) -> list[ir.Value]:
 
 def _narrow_input(graph: ir.Graph, value: ir.Value, names: Names) -> None:
     users = list(value.uses())
+    if not users:
+        return
     cast = ir.node("Cast", [value], attributes={"to": FLOAT.value}, name=names.fresh("narrow-doubles/Cast"))
     result = cast.outputs[0]
     result.name, result.dtype, result.shape = names.fresh(f"{value.name}/float32"), FLOAT, value.shape
     for user, index in users:
         user.replace_input_with(index, result)
-    for index, output in enumerate(graph.outputs):
-        if output is value:
-            graph.outputs[index] = result
-    first = next(iter(graph), None)
-    if first is None:
-        graph.append(cast)
-    else:
-        graph.insert_before(first, cast)
+    graph.insert_before(graph[0], cast)
 
 
 def _narrow_attributes(node: ir.Node) -> None:
@@ -125,7 +132,9 @@ def _widen_output(graph: ir.Graph, index: int, names: Names) -> None:
     result.name, value.name = value.name, names.fresh(f"{value.name}/float32")
     result.type, result.shape = ir.TensorType(DOUBLE), value.shape
     graph.append(cast)
-    graph.outputs[index] = result
+    for place, output in enumerate(graph.outputs):
+        if output is value:
+            graph.outputs[place] = result
 
 
 NARROW_DOUBLES = FunctionPass("narrow-doubles", narrow_doubles, changes_numbers=True)

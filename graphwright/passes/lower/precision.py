@@ -16,11 +16,12 @@ which Attention takes beside narrower queries. Where a value is used in both typ
 Shapes:    any; none is read but the head size of Attention.
 Dtypes:    float32; nodes of other types stay as they are, and so do nodes inside of If, Loop, Scan and functions.
 Refuses:   each node for itself, which then stays in float32. DTYPE an operator that ONNX does not define for the type;
-           UNKNOWN a type that is not known; SENSITIVE norms, softmax, reductions, powers and their like, a division by
-           what is no constant, numbers made of integers and constants alone (positions, masks), a node in ``keep``;
-           CONSTANT a constant that the type cannot hold or would round to little, as -3.4e38 and 1e-12 are; RANGE
-           numbers above a quarter of the type's largest, observed, or made of constants beyond it; STRUCTURE nodes
-           among which no matrix product would gain, and nodes with subgraphs. ``keep`` without such a node is an error.
+           UNKNOWN a type that is not known; SENSITIVE norms, softmax, reductions, scattered sums, powers and their
+           like, a division by what is no constant, numbers made of integers and constants alone (positions, masks), a
+           node in ``keep``; CONSTANT a constant that the type cannot hold or would round to little, as -3.4e38 and
+           1e-12 are; RANGE numbers above a quarter of the type's largest, observed, or made of constants beyond it;
+           STRUCTURE nodes among which no matrix product would gain, and nodes with subgraphs. ``keep`` without such a
+           node is an error.
 Numerics:  changes the numbers: each node that is not refused rounds to the type. The loss is measured and reported.
 Source:    Micikevicius et al. 2018, arXiv:1710.03740 (which operators stay); ONNX operator definitions (which types).
 """

@@ -33,8 +33,13 @@ SENSITIVE = frozenset(
 )
 # They name a type or hold numbers: what they make is cast where a narrower one is needed.
 _SOURCES = frozenset({"Cast", "CastLike", "BitCast", "Constant", "ConstantOfShape", "EyeLike", "OneHot", "Range"})
+# With a reduction they are sums as well.
+_SCATTERS = frozenset({"ScatterElements", "ScatterND"})
 # What gains from a narrower type. A Gather of weights, since the weights get smaller.
 _PRODUCTS = frozenset({"Attention", "Conv", "ConvTranspose", "Einsum", "GRU", "Gemm", "LSTM", "MatMul", "RNN"})
+
+# Of Attention: ONNX gives them a type of their own, but its definition multiplies them by what the queries are.
+_VALUES = 2
 
 Refusal = tuple[Reason, str]
 
@@ -93,7 +98,9 @@ class Choice:
             return Reason.STRUCTURE, "nodes inside of its graphs stay"
         if not node.domain and node.op_type in SENSITIVE:
             return Reason.SENSITIVE, f"{node.op_type} is computed in float32"
-        if node.op_type == "Div" and facts.constant(node.inputs[1]) is None:
+        if node.op_type in _SCATTERS and not node.domain and facts.attribute(node, "reduction") not in (None, "none"):
+            return Reason.SENSITIVE, f"{node.op_type} adds up in the type of its numbers"
+        if node.op_type == "Div" and not node.domain and facts.constant(node.inputs[1]) is None:
             return Reason.SENSITIVE, "a divisor that is no constant may be small"
         if node in self.positions:
             return Reason.SENSITIVE, "positions and masks: made of integers and constants alone"
@@ -182,6 +189,8 @@ class _Kinds:
 
     def is_free(self, index: int) -> bool:
         """Tell whether an input may be of another type than all other inputs and outputs."""
+        if self.node.op_type == "Attention" and index == _VALUES:
+            return False
         return self._variables.count(self._of_inputs[index].type_str) == 1
 
     @cached_property

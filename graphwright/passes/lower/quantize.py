@@ -4,16 +4,16 @@ Before:                                After, with type=int8:
     x -- MatMul w -- (+ b) -- y            x -- Quantize -- Dequantize -- MatMul -- (+ b) -- y
                                                      w' -- Dequantize ------+
 
-w' is w in 8 bits with a scale for each column; x has one scale, from its range on the inputs that are observed. Zero
-points are 0, as TensorRT wants them. The placing and the scales are the work of ``onnxruntime.quantization``, which is
-handed in: a pass imports no runtime. Options:
+w' is w in 8 bits with a scale for each column; x has one scale, from its range on the inputs that are observed. What
+else uses x, a residual sum for one, takes it rounded too. Zero points are 0, as TensorRT wants them. The placing and
+the scales are the work of ``onnxruntime.quantization``, which is handed in: a pass imports no runtime. Options:
 
 * ``type``: ``int8``, or ``fp8`` (float8e4m3fn, scales from the distribution of the numbers).
 * ``quantizer``, from Python only: a function of the model and the type that returns the quantised model; ``optimize``
   gives it (runtime/quantize.py). Without it the pass is an error.
 
 Shapes:    any.
-Dtypes:    float32; MatMul and Gemm with a constant matrix, Conv.
+Dtypes:    float32; MatMul and Gemm with a constant matrix, Conv with a constant kernel.
 Refuses:   STRUCTURE a model that is quantised already, and one without a product with constant weights; OPSET below 21
            (below 13 for int8).
 Numerics:  changes the numbers: 8 bits keep two digits. The loss is measured and reported.
@@ -71,8 +71,10 @@ def quantize(
 
 
 def _has_weights(node: ir.Node) -> bool:
-    value = node.inputs[1]
-    return value is not None and value.dtype == ir.DataType.FLOAT and facts.constant(value) is not None
+    given, weights = node.inputs[:2]
+    if given is None or given.is_initializer() or weights is None:
+        return False
+    return weights.dtype == ir.DataType.FLOAT and facts.constant(weights) is not None
 
 
 QUANTIZE = FunctionPass("quantize", quantize, changes_numbers=True, tells=True)
