@@ -117,6 +117,21 @@ def test_tiny_transformers_are_within_the_tolerance_of_the_type(family: str, typ
     assert within(assert_measured(artifact, "precision"), TYPES[type])
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(float[2, 4, 8] x) => (float[2, 4, 16] y) <float[8, 16] w, float[16] b> { h = MatMul(x, w) y = Add(h, b) }",
+        """(float[N, 4, 8] x) => (float[N, 4, 16] y, float[N, 32] z) <float[8, 16] w, int64[2] s = {0, 32}>
+        { y = MatMul(x, w) z = Reshape(x, s) }""",
+    ],
+)
+def test_int8_loads_where_onnx_runtime_moves_a_pair_over_a_reshape(text: str, tmp_path: Path) -> None:
+    artifact = gw.optimize(model(f"{HEAD} {text}"), precision="int8", progress=False)
+    artifact.save(tmp_path / "saved")
+    x = np.random.default_rng(0).standard_normal((2, 4, 8), np.float32)
+    np.testing.assert_array_equal(gw.load(tmp_path / "saved")(x=x)["y"], artifact(x=x)["y"])
+
+
 def test_int8_is_near() -> None:
     artifact = quiet(corpus("bert_dynamo_24"), precision="int8")
     found = assert_measured(artifact, "quantize")
