@@ -203,11 +203,12 @@ def test_the_command_line_prints_it_and_ends_well(capsys: pytest.CaptureFixture[
     assert "but for damf (1 application) by design" in capsys.readouterr().out
 
 
-def test_no_default_pipeline_changes_numbers() -> None:
+def test_no_default_pipeline_changes_numbers_but_where_a_target_lacks_their_type() -> None:
     catalogue = gw.passes()
-    assert {target: catalogue.default(target).changing for target in catalogue.defaults} == {
-        target: frozenset() for target in catalogue.defaults
-    }
+    changing = {target: catalogue.default(target).changing for target in catalogue.defaults}
+    # TensorRT has no float64; a model without any is not changed.
+    assert changing.pop("tensorrt") == {"narrow-doubles"}
+    assert not any(changing.values())
     assert catalogue.parse("default,damf", "onnx").changing == {"damf"}
 
 

@@ -45,6 +45,7 @@ HOMES = {
     ),
     "transformers": ("damf/training.py", "frontends/torch.py", "frontends/transformers.py"),
     "onnxruntime": ("runtime/", "plugins/hars/onnx_run.py"),
+    "openvino": ("runtime/openvino.py",),
     "tensorrt": ("runtime/tensorrt/", "plugins/"),
     "torch_tensorrt": ("runtime/tensorrt/", "plugins/"),
 }
@@ -149,6 +150,7 @@ def test_imports_point_one_way(path: str) -> None:
         ("cli.py", "def doctor():\n    from importlib import import_module\n    import_module('torch')"),
         ("engine/verify.py", "import onnxruntime as ort"),
         ("runtime/ort.py", "import tensorrt"),
+        ("runtime/ort.py", "import openvino"),
         ("new_idea.py", ""),
     ],
 )

@@ -122,7 +122,6 @@ def test_an_artifacts_folder_stands_for_its_model() -> None:
         ("precision", "fp12", "fp32"),
         ("padding", "free", "keep"),
         ("tune", True, "no"),
-        ("target", "openvino", "ort-cpu"),
         ("target", "toaster", "ort-cpu"),
         ("verify", "sometimes", "region"),
     ],

@@ -19,6 +19,8 @@ SWISH = f"{HEAD} g (float[B,4] x) => (float[B,4] y) {{ y = Swish(x) }}"
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    # Tables are as wide as the terminal.
+    monkeypatch.setenv("COLUMNS", "200")
     for name, text in (("good", GOOD), ("bad", BAD), ("swish", SWISH)):
         onnx.save(onnx.parser.parse_model(text), f"{name}.onnx")
 

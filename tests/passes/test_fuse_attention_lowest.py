@@ -149,7 +149,8 @@ def test_no_later_pass_undoes_it(source: str, target: str) -> None:
     name, shape = ("mask", (B, 1, S, T)) if source == "input" else ("m01", (B, T))
     inputs = request() | {name: np.full(shape, SINGLE if source == "input" else 0, np.float32)}
     after = run_pipeline(Run(before.clone(), []), CATALOGUE.default(target))
-    assert [node.op_type for node in after.graph].count("Attention") == 1
+    # For TensorRT it is written out again.
+    assert [node.op_type for node in after.graph].count("Attention") == (target != "tensorrt")
     found = OrtSession(after)(inputs)["y"]
     assert_close(found, run_source(before, inputs))
     assert_close(found[:, :, 0], inputs["v"].astype(np.float64).mean(2))
