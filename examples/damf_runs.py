@@ -21,7 +21,7 @@ POOL = 32
 
 
 class Row(NamedTuple):
-    """A text as tokens, its library, and its place among the teacher's answers."""
+    """A text as tokens, its library (-1 where it has no label), and its place among the teacher's answers."""
 
     ids: list[int]
     label: int
@@ -47,7 +47,7 @@ class Recipe:
     batch: int = 32
     # Weight of the spectral penalty.
     penalty: float = 0.0
-    # The part of the loss that compares with the teacher's logits, and the weight of its hidden states.
+    # The part of the loss that compares with the teacher's logits (1: no labels), and the weight of its hidden states.
     distillation: float = 0.7
     hidden: float = 1.0
     temperature: float = 2.0
@@ -129,7 +129,9 @@ def train(model: Classifier, rows: Sequence[Row], recipe: Recipe, seed: int, tea
 def _loss(model: Classifier, batch: list[Row], recipe: Recipe, teacher: Answers | None) -> torch.Tensor:
     ids, mask = tensors(batch)
     logits, states = model(ids, mask)
-    loss = F.cross_entropy(logits.float(), torch.tensor([row.label for row in batch]))
+    loss = torch.zeros(())
+    if teacher is None or recipe.distillation < 1:
+        loss = F.cross_entropy(logits.float(), torch.tensor([row.label for row in batch]))
     if teacher is not None:
         truth = torch.stack([teacher.logits[row.number] for row in batch])
         wanted = nn.utils.rnn.pad_sequence(

@@ -1,7 +1,8 @@
 """Real text that every machine with the pinned packages has: first sentences of docstrings, with their library.
 
 Sources are parsed, never imported. A library's own names are taken out of the texts, and a module's texts all go to the
-same part, so that nothing but what is said tells the library.
+same part, so that nothing but what is said tells the library. The modules of the training part have more texts than are
+labelled; those serve where no label is needed.
 """
 
 import ast
@@ -10,7 +11,6 @@ import importlib.util
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 LIBRARIES = (
@@ -31,6 +31,8 @@ OWN_NAME = re.compile(r"(?<!\w)(" + "|".join(re.escape(name) for name in NAMES) 
 # Of each library's modules, by part: 52 %, 8 %, 40 %.
 PARTS = {"train": range(52), "validation": range(52, 60), "test": range(60, 100)}
 WORDS = range(7, 41)
+# The label of a text whose label is not used.
+UNLABELLED = -1
 # Of one module: its texts are alike, and more of them would be fewer modules.
 MOST = 6
 
@@ -42,24 +44,31 @@ class Texts:
     texts: list[str]
     labels: list[int]
 
+    def __add__(self, more: "Texts") -> "Texts":
+        return Texts(self.texts + more.texts, self.labels + more.labels)
+
 
 def read(per_library: dict[str, int]) -> dict[str, Texts]:
-    """Return each part with at most so many texts of each library; the same on every machine with these packages."""
+    """Return each part with at most so many texts of each library; the same on every machine with these packages.
+
+    ``unlabelled`` are further texts of the modules of ``train``; their labels are -1.
+    """
     found = {part: Texts([], []) for part in per_library}
     seen: set[str] = set()
     for label, library in enumerate(LIBRARIES):
-        open_for = dict(per_library)
+        room = dict(per_library)
         for path, digest in modules(library):
             part = next(name for name, numbers in PARTS.items() if digest % 100 in numbers)
-            if open_for.get(part, 0) < 1:
+            if not room.get(part) and not (part == "train" and room.get("unlabelled")):
                 continue
-            for text in islice(sentences(path), MOST):
-                if text not in seen and open_for[part]:
+            for number, text in enumerate(sentences(path)):
+                taker = part if number < MOST and room.get(part) else "unlabelled" if part == "train" else ""
+                if text not in seen and room.get(taker):
                     seen.add(text)
-                    found[part].texts.append(text)
-                    found[part].labels.append(label)
-                    open_for[part] -= 1
-            if not any(open_for.values()):
+                    found[taker].texts.append(text)
+                    found[taker].labels.append(UNLABELLED if taker == "unlabelled" else label)
+                    room[taker] -= 1
+            if not any(room.values()):
                 break
     return found
 
