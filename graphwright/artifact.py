@@ -20,8 +20,11 @@ from graphwright.report import Report
 from graphwright.runtime.bound import BoundProfile
 
 if TYPE_CHECKING:
+    from graphwright.runtime.openvino import OpenVINOSession
     from graphwright.runtime.ort import OrtSession
     from graphwright.runtime.tensorrt.session import TensorRTSession
+
+    Session = OrtSession | OpenVINOSession | TensorRTSession
 
 __all__ = ["Artifact", "load"]
 
@@ -51,7 +54,7 @@ class Artifact:
         files: Mapping[str, bytes] | None = None,
         path: Path | None = None,
         discard: Callable[[], object] | None = None,
-        session: "OrtSession | TensorRTSession | None" = None,
+        session: "Session | None" = None,
     ) -> None:
         self.model = model
         self.report = report
@@ -59,7 +62,7 @@ class Artifact:
         self.manifest = dict(manifest)
         self.files = dict(files or {})
         self._path = path
-        self._session: OrtSession | TensorRTSession | None = session
+        self._session: Session | None = session
         self._lock = threading.RLock()
         self._discard = weakref.finalize(self, discard) if discard is not None else None
 
@@ -77,20 +80,26 @@ class Artifact:
         """The target that it was made for."""
         return str(self.manifest["target"])
 
-    def session(self, *, threads: int | None = None) -> "OrtSession | TensorRTSession":
+    def session(self, *, threads: int | None = None) -> "Session":
         """Return a session of its own on the model, with that many threads of the CPU.
 
         For target tensorrt the engine comes from the cache, or is built now, which takes minutes.
 
         Raises:
-            MissingDependencyError: the target's provider, or TensorRT and its device, is not there.
+            MissingDependencyError: the target's provider, the package openvino, or TensorRT and its device, is not
+            there.
             ProfileError, BuildError, OutputError: TensorRT cannot build the engine, as ``build_engine`` says.
         """
         if self.target == "tensorrt":
             return self._tensorrt_session()
+        source = self._path if self._path is not None else self.model
+        if self.target == "openvino":
+            from graphwright.runtime.openvino import OpenVINOSession
+
+            precision = str(self.manifest.get("precision", "fp32"))
+            return OpenVINOSession(source, self.profile, threads=threads, precision=precision)
         from graphwright.runtime.ort import OrtSession
 
-        source = self._path if self._path is not None else self.model
         return OrtSession(source, self.profile, target=self.target, threads=threads)
 
     def _tensorrt_session(self) -> "TensorRTSession":
@@ -128,7 +137,7 @@ class Artifact:
                 assert self._discard is not None
                 self._discard()
 
-    def _opened(self) -> "OrtSession | TensorRTSession":
+    def _opened(self) -> "Session":
         if self._session is None:
             with self._lock:
                 if self._session is None:
@@ -142,8 +151,9 @@ class Artifact:
                 tensor = value.const_value
                 if isinstance(tensor, ir.ExternalTensor) and Path(tensor.path).parent == folder:
                     tensor.numpy()
-        # A session of ONNX Runtime has mapped the file; TensorRT has its engine elsewhere.
-        if self._path is not None and self._path.parent == folder and self.target != "tensorrt":
+        # A session of ONNX Runtime has mapped the file; TensorRT has its engine elsewhere, and OpenVINO a copy.
+        is_mapped = self.target not in ("tensorrt", "openvino")
+        if is_mapped and self._path is not None and self._path.parent == folder:
             self._opened()
 
 

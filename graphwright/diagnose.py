@@ -123,7 +123,7 @@ def explain_source(source: Source, rule: str | None, settings: Settings, *, ever
     def asked() -> list[dict[str, np.ndarray]]:
         return requests(source.model, settings.bind(source.model), source.example_inputs)
 
-    pipeline = informed(with_precision(pipeline, settings.precision), asked)
+    pipeline = informed(with_precision(pipeline, settings.precision, settings.target), asked)
     record = Record()
     run_pipeline(Run(source.model.clone(), [record], explain=True), pipeline)
     return explain_outcomes(record.outcomes, rule=rule, everything=everything)

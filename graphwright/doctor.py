@@ -25,6 +25,7 @@ _PACKAGES = (
     ("onnxscript", "onnxscript", "tracing with torch", "pip install graphwright[torch]"),
     ("jinja2", "jinja2", "HTML reports", "pip install graphwright[report]"),
     ("onnxruntime-gpu", "", "target ort-cuda", "pip uninstall onnxruntime && pip install graphwright[gpu]"),
+    ("openvino", "openvino", "target openvino", "pip install graphwright[openvino]"),
     ("tensorrt", "tensorrt", "target tensorrt", "pip install graphwright[tensorrt]"),
 )
 # What decides which kernels ONNX Runtime and ours can take.

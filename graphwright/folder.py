@@ -44,6 +44,7 @@ _PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "onnxscript",
+    "openvino",
     "torch",
     "transformers",
 )

@@ -60,7 +60,7 @@ def compile_model(model: object, example_inputs: Mapping[str, Any] | None, setti
         GraphwrightError: as :func:`optimize` says.
     """
     pipeline = build_pipeline(settings.passes, settings.target, settings.scripts)
-    pipeline = with_precision(pipeline, settings.precision)
+    pipeline = with_precision(pipeline, settings.precision, settings.target)
     path = Path(model) if isinstance(model, str | Path) else None
     with progress_bar(settings.progress) as tell:
         tell("load", 0, len(pipeline.steps) + 2)

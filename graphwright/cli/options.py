@@ -19,7 +19,7 @@ ProfileText = Annotated[
     typer.Option("--profile", metavar="TEXT", help="Shapes, such as batch=1:8:32,seq=1:128:512 (min:opt:max)."),
 ]
 Task = Annotated[str, typer.Option(help="The Hugging Face task, such as feature-extraction.")]
-Target = Annotated[str, typer.Option(help="ort-cpu, ort-cuda, onnx or tensorrt.")]
+Target = Annotated[str, typer.Option(help="ort-cpu, ort-cuda, openvino, onnx or tensorrt.")]
 PassesText = Annotated[
     str | None,
     typer.Option("--passes", metavar="TEXT", help="Pipeline text; default,-NAME takes a pass out."),

@@ -31,7 +31,6 @@ from graphwright.errors import GraphwrightError, RequestError, TimeLimitError, V
 from graphwright.frontends import Source
 from graphwright.report import VerifiedPoint
 from graphwright.runtime.bound import BoundProfile
-from graphwright.runtime.ort import OrtSession
 from graphwright.runtime.reference import Reference, evaluate
 from graphwright.runtime.signature import inputs_of
 
@@ -133,7 +132,7 @@ def check(
     source: Source,
     original: Path | None,
     finished: ir.Model,
-    result: Callable[[], OrtSession],
+    result: Callable[[], Call],
     inputs: Sequence[Arrays],
     *,
     approximations: Sequence[Approximation] = (),
@@ -185,10 +184,19 @@ def _stretches(
     return [*found, Stretch(start, before, expected, ends[1], is_behind=bool(found))]
 
 
+def verified_point(given: Arrays, due: Arrays, actual: Arrays) -> VerifiedPoint:
+    """Return how far outputs are off at the inputs given."""
+    comparison = Comparison("final")
+    comparison.add("", due, actual, ())
+    shapes = {name: tuple(array.shape) for name, array in given.items()}
+    output = comparison.worst_where.rpartition("output ")[2]
+    return VerifiedPoint(shapes, output, comparison.worst_absolute, comparison.worst_relative)
+
+
 class _Comparison:
     """Gathers points until one differs."""
 
-    def __init__(self, stretches: Sequence[Stretch], session: OrtSession, may_skip: bool) -> None:
+    def __init__(self, stretches: Sequence[Stretch], session: Call, may_skip: bool) -> None:
         self.stretches = stretches
         self.session = session
         self.may_skip = may_skip
@@ -238,11 +246,7 @@ class _Comparison:
             if lost:
                 return self._fail(given, self.stretches[0], lost, is_lost=True)
             self.deviations.extend(deviations(wanted, result))
-        comparison = Comparison("final")
-        comparison.add("", wanted, result, ())
-        shapes = {name: tuple(array.shape) for name, array in given.items()}
-        output = comparison.worst_where.rpartition("output ")[2]
-        self.points.append(VerifiedPoint(shapes, output, comparison.worst_absolute, comparison.worst_relative))
+        self.points.append(verified_point(given, wanted, result))
         return True
 
     def _fail(

@@ -20,8 +20,10 @@ Requests = Callable[[], Sequence[Mapping[str, np.ndarray]]]
 STEPS = {"fp16": PRECISION, "bf16": PRECISION, "int8": QUANTIZE, "fp8": QUANTIZE}
 
 
-def with_precision(pipeline: Pipeline, precision: str) -> Pipeline:
+def with_precision(pipeline: Pipeline, precision: str, target: str = "ort-cpu") -> Pipeline:
     """Return the pipeline with the step that the option asks for, in the catalogue's order as far as the steps have it.
+
+    Target openvino needs none: its runtime rounds, and loses less than a graph with types does (docs/design/0007).
 
     Raises:
         UsageError: the pipeline's text has such a step of its own.
@@ -31,7 +33,7 @@ def with_precision(pipeline: Pipeline, precision: str) -> Pipeline:
         >>> str(with_precision(build_pipeline("fuse-gelu,clean-up", "ort-cpu"), "bf16"))
         'fuse-gelu,precision(type=bf16),clean-up'
     """
-    if precision not in STEPS:
+    if precision not in STEPS or target == "openvino":
         return pipeline
     own = next((step for step in pipeline.steps if step.name in (PRECISION.name, QUANTIZE.name)), None)
     if own is not None:

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from graphwright.artifact import Artifact
 from graphwright.compilation.checking import ROUNDED, Checked, Failure, check, requests
+from graphwright.compilation.loss import with_loss
 from graphwright.compilation.precision import informed
 from graphwright.compilation.settings import Settings
 from graphwright.engine.by_design import Approximations, passes_text, summary
@@ -33,11 +34,14 @@ from graphwright.frontends.onnx import load_onnx, save_onnx
 from graphwright.report import Report, Size, Verification
 from graphwright.report.measure import explanations, pass_rows, size_of, target_refusals
 from graphwright.report.progress import Tell
+from graphwright.runtime.openvino import OpenVINOSession
 from graphwright.runtime.ort import OrtSession
 from graphwright.runtime.ort_load import LARGEST_IN_MEMORY, NEWEST_IR_VERSION
 from graphwright.runtime.providers import has_provider_for
 from graphwright.runtime.reference import Reference, evaluate
 from graphwright.runtime.time_limit import CHECKED_RUN
+
+Session = OrtSession | OpenVINOSession
 
 # Comparing after each pass is for finding faults: the first shapes will do.
 _EACH_POINTS = 2
@@ -163,27 +167,19 @@ class Compilation:
             raise
         return folder
 
-    def _verify(self, model: ir.Model, path: Path | None) -> tuple[Checked | None, OrtSession | None]:
+    def _verify(self, model: ir.Model, path: Path | None) -> tuple[Checked | None, Session | None]:
         """Compare with the source; the session that was used comes back where it is the artifact's own."""
         if self.settings.verify == "off":
             return None, None
         inputs = self._requests()
         target = self.settings.target if has_provider_for(self.settings.target) else "ort-cpu"
-        sessions: list[OrtSession] = []
+        sessions: list[Session] = []
 
         rounded = any(each.name in ROUNDED for each in self.approximations.found)
 
-        def result() -> OrtSession:
-            opened = OrtSession(
-                path or model,
-                self.profile,
-                target=target,
-                prepack=path is None,
-                seconds=CHECKED_RUN,
-                rounded=rounded,
-            )
-            sessions.append(opened)
-            return opened
+        def result() -> Session:
+            sessions.append(self._session(path or model, target, rounded))
+            return sessions[-1]
 
         last = len(self.pipeline.steps) + 1
         checked = check(
@@ -197,12 +193,30 @@ class Compilation:
             may_skip=not self.profile.is_bounded,
             tell=lambda done: self._tell(f"verify {done + 1}/{len(inputs)}", last),
         )
+        if checked.failure is None and self._is_rounding and target == self.settings.target:
+            sessions = [OpenVINOSession(path or model, self.profile, precision=self.settings.precision)]
+            given = (checked, self.source, self.original, model, sessions[0], inputs)
+            checked = with_loss(*given, one_at_a_time=path is not None)
         if checked.failure is not None:
             self._fail(model, checked.failure)
         for session in sessions:
-            session.seconds = None
-        is_own = path is None and target == self.settings.target and not rounded
+            if isinstance(session, OrtSession):
+                session.seconds = None
+        is_own = path is None and target == self.settings.target and not (rounded and target != "openvino")
         return checked, sessions[0] if is_own else None
+
+    def _session(self, model: ir.Model | Path, target: str, rounded: bool) -> Session:
+        """Return a session that computes in the graph's own types."""
+        if target == "openvino":
+            # It has no limit of time. The source has run first, within one, so a Loop that never ends has been met.
+            return OpenVINOSession(model, self.profile)
+        prepack = isinstance(model, ir.Model)
+        return OrtSession(model, self.profile, target=target, prepack=prepack, seconds=CHECKED_RUN, rounded=rounded)
+
+    @property
+    def _is_rounding(self) -> bool:
+        """Whether it is the runtime that rounds, and not the graph."""
+        return self.settings.target == "openvino" and self.settings.precision != "fp32"
 
     def _fail(self, model: ir.Model, failure: Failure) -> None:
         given, stretch = failure.inputs, failure.stretch
@@ -224,6 +238,8 @@ class Compilation:
         unverified = (
             tuple(f"{each.where}: {each.reason}" for each in verifier.verification.unverified) if verifier else ()
         )
+        if self._is_rounding and not has_provider_for(self.settings.target):
+            unverified += (f"{self.settings.precision}: openvino is not installed, so its loss was not measured",)
         return Verification(
             self.settings.verify,
             checked.reference,
@@ -237,7 +253,8 @@ class Compilation:
         )
 
     def _by_design(self) -> dict[str, int]:
-        return summary(self.approximations.found)
+        found = summary(self.approximations.found)
+        return {**found, f"{self.settings.precision} in OpenVINO": 1} if self._is_rounding else found
 
     def _manifest(self, report: Report) -> dict[str, Any]:
         return {

@@ -17,7 +17,7 @@ FAILURE_FOLDER = Path("graphwright-failure")
 _VERIFY = ("off", "final", "region", "each")
 _DONE_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 _PRECISIONS = (*_DONE_PRECISIONS, "int4")
-_LATER_TARGETS = ("openvino",)
+_IN_OPENVINO = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ class Settings:
         _require("verify", self.verify, _VERIFY, _VERIFY)
         _require("precision", self.precision, _PRECISIONS, _DONE_PRECISIONS)
         _require("padding", self.padding, ("keep", "free"), ("keep",))
-        _require("target", self.target, (*targets, *_LATER_TARGETS), targets)
+        _require("target", self.target, targets, targets)
+        if self.target == "openvino":
+            _require("precision", self.precision, _PRECISIONS, _IN_OPENVINO)
         _require("tune", "yes" if self.tune else "no", ("yes", "no"), ("no",))
 
     def bind(self, model: ir.Model) -> BoundProfile:

@@ -107,8 +107,10 @@ _SELECTIONS = ("fuse-beam-candidates", "fuse-router", "fuse-softmax-topk", "fuse
 # ort-cpu: measured (benchmarks/, docs/design/0004). ort-cuda: not measured yet, so only the operators that ONNX Runtime
 # would choose there itself. onnx: standard operators only. tensorrt: not measured; what its parser takes, by the table
 # in lower/tensorrt_operators.py, without Swish: the parser has it from TensorRT 11 on, and fuses the Mul of any age.
+# openvino: measured (docs/design/0007); it fuses the Transposes of apart heads itself, and heads together cost it 5 %.
 DEFAULTS: dict[str, tuple[str, ...]] = {
     "onnx": (*_LIFTED, "merge-attention-heads", *_SELECTIONS, "lower-softmax-topk", "lower-router-topk"),
+    "openvino": (*_LIFTED, *_SELECTIONS, "lower-softmax-topk", "lower-router-topk"),
     "ort-cpu": (
         *_LIFTED,
         "merge-attention-heads",

@@ -88,7 +88,7 @@ class OrtSession:
             *ports(self._session.get_inputs()),
             *ports(self._session.get_overridable_initializers(), is_optional=True),
         )
-        self.profile = _bound(profile, inputs)
+        self.profile = bound_to(profile, inputs)
         self.outputs = tuple(ports(self._session.get_outputs()))
         self._dtypes = {port.name: port.dtype or ir.DataType.UNDEFINED for port in inputs}
         self._passed = sorted(self._dtypes.keys() & {port.name for port in self.outputs})
@@ -215,7 +215,12 @@ def _refused(error: Exception) -> RequestError:
     return RequestError("run in ONNX Runtime", clean(error), needed="inputs that every node takes")
 
 
-def _bound(profile: BoundProfile | Profile | str | None, inputs: Sequence[Port]) -> BoundProfile:
+def bound_to(profile: BoundProfile | Profile | str | None, inputs: Sequence[Port]) -> BoundProfile:
+    """Return a profile fitted to inputs; one that is fitted already must be to these.
+
+    Raises:
+        ProfileError: it does not fit.
+    """
     if isinstance(profile, BoundProfile):
         wanted, there = (sorted((port.name, port.dtype or 0) for port in of) for of in (profile.inputs, inputs))
         if wanted != there:

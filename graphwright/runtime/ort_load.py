@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -40,6 +41,9 @@ LARGEST_IN_MEMORY = 512 * 2**20
 NEWEST_IR_VERSION = 13
 # Every error is raised as well; printing it on stderr would say it twice.
 _FATAL = 4
+_NO_KERNEL = "NOT_IMPLEMENTED"
+# From opset 21 on, this optimizer of ONNX Runtime 1.31 moves a QuantizeLinear over a Reshape and forgets its type.
+_MOVES_PAIRS, _MISTYPED = "QDQPropagationTransformer", "does not match y_zero_point type"
 
 _CODE = re.compile(r"\[ONNXRuntimeError\] : \d+ : ([A-Z_]+) : (?:Exception during initialization: )?")
 _NODE = re.compile(
@@ -64,7 +68,8 @@ class Options:
     ``prepack=False`` keeps weights as they are, memory-mapped where they lie in a file: slower, but a large
     model takes no second copy. ``kernels=False`` runs the function bodies of operators that have a compiled kernel.
     ``rounded``: on the CPU float16 is rounded at every node, as bfloat16 always is (``runtime.rounded``).
-    ``fuse_pairs=False`` keeps QuantizeLinear and DequantizeLinear as they are. ``first`` runs what it can of the graph.
+    ``fuse_pairs=False`` keeps QuantizeLinear and DequantizeLinear as they are, ``move_pairs=False`` where they are.
+    ``first`` runs what it can of the graph.
     """
 
     threads: int | None = None
@@ -73,6 +78,7 @@ class Options:
     kernels: bool = True
     rounded: bool = False
     fuse_pairs: bool = True
+    move_pairs: bool = True
     first: FirstProvider | None = None
 
     def to_ort(self) -> ort.SessionOptions:
@@ -133,7 +139,7 @@ def load(
         model = ir.load(model)
     if is_on_cpu and isinstance(model, ir.Model):
         model, options = _with_kernels(model, options)
-    where, source, folder = _source(model)
+    where, source, folder = readable(model)
     try:
         use = _kernels(where, model, options, providers)
         session = _session(source, options, use, providers)
@@ -142,10 +148,10 @@ def load(
         raise
     except ORT_ERRORS as error:
         remove(folder)
-        is_kernel = "NOT_IMPLEMENTED" in str(error)
-        if is_kernel and is_on_cpu and not isinstance(model, ir.Model) and _is_rewritten(ir.load(model)):
-            return load(ir.load(model), options, target)
-        hint = f"{providers[0]} lacks a kernel; float32 has the most" if is_kernel else ""
+        again = _again(model, options, str(error), is_on_cpu)
+        if again is not None:
+            return load(*again, target)
+        hint = f"{providers[0]} lacks a kernel; float32 has the most" if _NO_KERNEL in str(error) else ""
         raise LoadError(where, clean(error), needed="a model that ONNX Runtime can load", hint=hint) from error
     if session.get_providers()[0] != providers[0]:
         # ONNX Runtime goes on with the CPU when CUDA's libraries are not there.
@@ -153,6 +159,17 @@ def load(
         hint = "check the driver and the CUDA libraries with `graphwright doctor`"
         raise MissingDependencyError(f"target {target}", session.get_providers()[0], needed=providers[0], hint=hint)
     return session, folder
+
+
+def _again(
+    model: ir.Model | str | Path, options: Options, error: str, is_on_cpu: bool
+) -> tuple[ir.Model | str | Path, Options] | None:
+    """What to load instead, after this error, or None."""
+    if _MISTYPED in error and options.move_pairs:
+        return model, replace(options, move_pairs=False)
+    if _NO_KERNEL in error and is_on_cpu and not isinstance(model, ir.Model) and _is_rewritten(ir.load(model)):
+        return ir.load(model), options
+    return None
 
 
 def _with_kernels(model: ir.Model, options: Options) -> tuple[ir.Model, Options]:
@@ -179,19 +196,21 @@ def _kernels(where: str, model: ir.Model | str | Path, options: Options, provide
 def _session(source: str | bytes, options: Options, use: Use, names: list[str]) -> ort.InferenceSession:
     first = options.first
     providers = [(name, dict(first.options)) if first is not None and name == first.name else name for name in names]
+    left_out = () if options.move_pairs else (_MOVES_PAIRS,)
+    create = partial(ort.InferenceSession, source, providers=providers, disabled_optimizers=left_out)
     if use == Use.NO:
-        return ort.InferenceSession(source, options.to_ort(), providers=providers)
+        return create(options.to_ort())
     with_kernels = options.to_ort()
     kernels.register(with_kernels, options.threads)
     try:
-        return ort.InferenceSession(source, with_kernels, providers=providers)
+        return create(with_kernels)
     except native.InvalidGraph:
         if use == Use.YES:
             raise
-    return ort.InferenceSession(source, options.to_ort(), providers=providers)
+    return create(options.to_ort())
 
 
-def _source(model: ir.Model | str | Path) -> tuple[str, str | bytes, str | None]:
+def readable(model: ir.Model | str | Path) -> tuple[str, str | bytes, str | None]:
     """What to call the model in errors, what ONNX Runtime reads, and the folder that this lies in."""
     if not isinstance(model, ir.Model):
         path = Path(model)

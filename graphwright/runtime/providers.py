@@ -1,5 +1,7 @@
 """Which execution providers this machine's ONNX Runtime has."""
 
+from importlib.util import find_spec
+
 import onnxruntime as ort
 
 from graphwright.runtime.ort_load import PROVIDERS
@@ -16,10 +18,12 @@ def available_providers() -> list[str]:
 
 
 def has_provider_for(target: str) -> bool:
-    """Tell whether this ONNX Runtime has the provider that a target runs on.
+    """Tell whether what a target runs on is here: ONNX Runtime's provider, or the package openvino.
 
     Example:
         >>> has_provider_for("ort-cpu"), has_provider_for("another")
         (True, False)
     """
+    if target == "openvino":
+        return find_spec("openvino") is not None
     return target in PROVIDERS and PROVIDERS[target][0] in available_providers()

@@ -255,6 +255,8 @@ def test_a_model_that_openvino_cannot_run_is_refused(model: Callable[[], ir.Mode
 def test_options_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ProfileError):
         OpenVINOSession(relu(), "rows=1:2:4")
+    with pytest.raises(ProfileError, match="bound to inputs"):
+        OpenVINOSession(relu(), OpenVINOSession(model_of("(int32[n] z) => (int32[n] y) {y = Neg(z)}")).profile)
     with pytest.raises(UsageError, match="fp32 or bf16"):
         OpenVINOSession(relu(), precision="int4")
 
