@@ -196,8 +196,8 @@ def _kernels(where: str, model: ir.Model | str | Path, options: Options, provide
 def _session(source: str | bytes, options: Options, use: Use, names: list[str]) -> ort.InferenceSession:
     first = options.first
     providers = [(name, dict(first.options)) if first is not None and name == first.name else name for name in names]
-    left_out = () if options.move_pairs else (_MOVES_PAIRS,)
-    create = partial(ort.InferenceSession, source, providers=providers, disabled_optimizers=left_out)
+    left_out = {} if options.move_pairs else {"disabled_optimizers": [_MOVES_PAIRS]}
+    create = partial(ort.InferenceSession, source, providers=providers, **left_out)
     if use == Use.NO:
         return create(options.to_ort())
     with_kernels = options.to_ort()
