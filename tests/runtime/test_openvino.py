@@ -169,6 +169,29 @@ def test_numpy_in_numpy_out_and_torch_in_torch_out_on_memory_of_their_own() -> N
 
 
 @needs_openvino
+def test_a_sequence_of_one_does_not_spoil_the_longer_ones_behind_it() -> None:
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x)
+
+    torch.manual_seed(0)
+    layer = Layer().eval()
+    sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("seq")}
+    program = torch.onnx.export(layer, (torch.ones(2, 7, 32),), dynamo=True, dynamic_shapes=(sizes,), verbose=False)
+    assert program is not None
+    session = OpenVINOSession(program.model)
+    for length in (1, 16):
+        x = torch.randn(4, length, 32)
+        (found,) = session({session.profile.inputs[0].name: x}).values()
+        with torch.inference_mode():
+            torch.testing.assert_close(found, layer(x), rtol=1e-4, atol=1e-5)
+
+
+@needs_openvino
 def test_several_threads_get_their_own_numbers() -> None:
     session = OpenVINOSession(relu(), "n=1:64:512")
     sizes = [1 + 37 * index % 500 for index in range(60)]
