@@ -74,7 +74,11 @@ def _save(model: ir.Model, path: Path) -> None:
     }
     is_large = sum(tensor.nbytes for tensor in tensors.values() if tensor is not None) > MOST_INLINE
     # A clone: saving points the initializers at the new file, and the caller's must stay as they are.
-    ir.save(model.clone(), path, external_data=f"{path.name}.data" if is_large else None)
+    copy = model.clone()
+    if not is_large:
+        # Weights may lie in a file beside the source, which does not come along.
+        ir.external_data.load_to_model(copy)
+    ir.save(copy, path, external_data=f"{path.name}.data" if is_large else None)
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

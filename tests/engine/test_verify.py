@@ -12,6 +12,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from graphwright.engine.equivalence import check_equivalence, prepare_with
 from graphwright.engine.pipeline import FunctionPass, Pass, Pipeline, Step, run_pipeline
+from graphwright.engine.reproduce import write_reproducer
 from graphwright.engine.rewrite import Rule, Run
 from graphwright.engine.verification import Evaluator, Verification
 from graphwright.engine.verify import EachVerifier, RegionVerifier, verify_final
@@ -228,6 +229,20 @@ def test_a_failure_writes_what_is_needed_to_run_it_again(evaluate: Evaluator, tm
     inputs = dict(np.load(folder / "inputs.npz"))
     before, after = (evaluate(ir.load(folder / name), inputs) for name in ("before.onnx", "after.onnx"))
     assert np.array_equal(before["y"], -after["y"])
+
+
+def test_a_case_brings_weights_that_lie_in_another_file_along(tmp_path: Path) -> None:
+    w = ir.Value(name="w", const_value=ir.tensor(np.ones(300, np.float32)))
+    x, y = (ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([300])) for name in "xy")
+    graph = ir.Graph(
+        [x], [y], nodes=[ir.Node("", "Mul", [x, w], outputs=[y])], initializers=[w], opset_imports={"": 20}
+    )
+    ir.save(ir.Model(graph, ir_version=10), tmp_path / "source.onnx", external_data="source.data")
+    source = ir.load(tmp_path / "source.onnx")
+    folder = write_reproducer(tmp_path / "case", source, source, {"x": np.ones(300, np.float32)}, "why")
+    (tmp_path / "source.data").unlink()
+    kept = ir.load(folder / "after.onnx").graph.initializers["w"].const_value
+    assert kept is not None and np.array_equal(kept.numpy(), np.ones(300, np.float32))
 
 
 def test_a_second_failure_gets_a_folder_of_its_own(evaluate: Evaluator, tmp_path: Path) -> None:
