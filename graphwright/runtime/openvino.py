@@ -27,7 +27,7 @@ HINTS = {"fp32": "f32", "bf16": "bf16"}
 # The CPU plug-in computes integers in 32 bits, whatever their type: 2**40 silently becomes another number.
 _INTEGERS = np.iinfo(np.int32)
 _WIDE = {ir.DataType.INT64, ir.DataType.UINT64, ir.DataType.UINT32}
-# With its snippets, OpenVINO 2026.4 gives wrong numbers for longer sequences when the first request had one of length 1.
+# With its snippets, OpenVINO 2026.4 gives wrong numbers for longer sequences if the first one was of length 1.
 _OPTIONS = {"SNIPPETS_MODE": "DISABLE"}
 _PLACE = re.compile(r"Exception from \S+:\d+:|Check '.*?' failed at \S+:\d+:|FrontEnd API failed with \w+:")
 
