@@ -26,6 +26,12 @@ _PACKAGES = (
     ("jinja2", "jinja2", "HTML reports", "pip install graphwright[report]"),
     ("onnxruntime-gpu", "", "target ort-cuda", "pip uninstall onnxruntime && pip install graphwright[gpu]"),
     ("openvino", "openvino", "target openvino", "pip install graphwright[openvino]"),
+    (
+        "onnxruntime-ep-openvino",
+        "onnxruntime_ep_openvino",
+        "target openvino in ONNX Runtime",
+        "pip install graphwright[openvino-provider]",
+    ),
     ("tensorrt", "tensorrt", "target tensorrt", "pip install graphwright[tensorrt]"),
 )
 # What decides which kernels ONNX Runtime and ours can take.

@@ -4,19 +4,18 @@ The graph is the portable one, with its functions inlined: OpenVINO's reader kno
 """
 
 import re
-from collections import deque
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from graphwright.errors import LoadError, MissingDependencyError, RequestError, UsageError
+from graphwright.errors import LoadError, RequestError, UsageError
 from graphwright.runtime import tensors
 from graphwright.runtime.bound import BoundProfile
 from graphwright.runtime.double import inlined
+from graphwright.runtime.openvino_engines import ERRORS, Engine, engine_named
 from graphwright.runtime.ort import bound_to
 from graphwright.runtime.ort_load import readable, remove
 from graphwright.runtime.profile import Profile
@@ -35,16 +34,18 @@ _PLACE = re.compile(r"Exception from \S+:\d+:|Check '.*?' failed at \S+:\d+:|Fro
 class OpenVINOSession:
     """A model in OpenVINO, callable with arrays by input name, as an OrtSession is.
 
-    Several threads may call it at once: each has a request of OpenVINO's to itself.
+    Several threads may call it at once.
 
-    ``precision`` is "fp32" or "bf16"; where the CPU has no bfloat16, OpenVINO computes in float32. Inputs and outputs
-    keep their types. What differs from ONNX Runtime: float64 is computed in float32 and integers in 32 bits, an index
-    beyond a table gives zeros, defaults of inputs cannot be overridden, and a run cannot be stopped.
+    ``precision`` is "fp32" or "bf16"; where the CPU has no bfloat16, OpenVINO computes in float32. ``engine`` is
+    "package" (openvino), "provider" (onnxruntime-ep-openvino, where it lists a device), or None for the first of them
+    that is there. Inputs and outputs keep their types. What differs from ONNX Runtime: float64 is computed in float32
+    and integers in 32 bits, an index beyond a table gives zeros, defaults of inputs cannot be overridden, and a run
+    cannot be stopped.
 
     Raises:
         LoadError: OpenVINO refuses the model.
         ProfileError: the profile does not fit the model.
-        MissingDependencyError: the package is not there.
+        MissingDependencyError: neither the package nor the provider is there.
     """
 
     def __init__(
@@ -54,8 +55,9 @@ class OpenVINOSession:
         *,
         threads: int | None = None,
         precision: str = "fp32",
+        engine: str | None = None,
     ) -> None:
-        self._openvino = _package()
+        self._kind = engine_named(engine)
         if precision not in HINTS:
             raise UsageError("precision", repr(precision), needed=f"{' or '.join(HINTS)}, as target openvino has")
         graph = model if isinstance(model, ir.Model) else ir.load(model)
@@ -68,10 +70,7 @@ class OpenVINOSession:
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[precision], **_OPTIONS}
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
-        self._compiled = self._compile(inlined(graph) if graph.functions else model, options)
-        # An input that nothing reads is no input to OpenVINO.
-        self._read = {name for port in self._compiled.inputs for name in port.get_names()}
-        self._idle: deque[Any] = deque()
+        self._engine = self._compile(inlined(graph) if graph.functions else model, options)
 
     def __call__(self, inputs: Mapping[str, Any] | None = None, /, **named: Any) -> dict[str, Any]:
         """Run the model: a mapping, keywords, or both. torch tensors among the inputs give torch tensors.
@@ -86,7 +85,7 @@ class OpenVINOSession:
         self.profile.check(request)
         arrays = {name: self._array(name, value) for name, value in request.items()}
         as_torch = any(map(tensors.is_torch, request.values()))
-        results = self._run({name: array for name, array in arrays.items() if name in self._read})
+        results = self._run({name: array for name, array in arrays.items() if name in self._engine.read})
         return {
             port.name: tensors.from_storage(array, port.dtype, as_torch=as_torch)
             for port, array in zip(self.outputs, results, strict=True)
@@ -95,8 +94,7 @@ class OpenVINOSession:
 
     def close(self) -> None:
         """Free the model; also done when the object is dropped."""
-        self._idle.clear()
-        del self._compiled
+        del self._engine
 
     def _check_types(self, ports: tuple[Port, ...]) -> None:
         """Refuse what the Python package crashes on (text) or has no arrays for."""
@@ -105,35 +103,17 @@ class OpenVINOSession:
                 needed = "a tensor of a type that NumPy has, and no text"
                 raise LoadError(self._where, str(port), needed=needed, hint="target ort-cpu")
 
-    def _compile(self, model: ir.Model | str | Path, options: Mapping[str, Any]) -> Any:
-        """Read the model, tell OpenVINO the profile's sizes, and compile it."""
+    def _compile(self, model: ir.Model | str | Path, options: Mapping[str, Any]) -> Engine:
+        """Read the model and compile it."""
         _, source, folder = readable(model)
-        core = self._openvino.Core()
         try:
-            found = core.read_model(source)
-            self._reshape(found)
-            return core.compile_model(found, "CPU", options)
-        except RuntimeError as error:
+            return self._kind(source, self.profile, options)
+        except ERRORS as error:
             needed = "a model that OpenVINO can load"
             raise LoadError(self._where, _clean(error), needed=needed, hint="target ort-cpu") from error
         finally:
             # Compiling has copied the weights: OpenVINO lays them out anew.
             remove(folder)
-
-    def _reshape(self, found: Any) -> None:
-        """Bound each dimension by the profiles, all of them together: what is fixed makes quicker kernels."""
-        if not self.profile.is_bounded:
-            return
-        openvino = self._openvino
-        every = range(len(self.profile.profiles))
-        least, most = ([self.profile.shapes(which, index) for index in every] for which in ("min", "max"))
-        known = {name for port in found.inputs for name in port.get_names()}
-        bounds = {}
-        for name in known & least[0].keys():
-            lows, highs = (zip(*(shapes[name] for shapes in of), strict=True) for of in (least, most))
-            sizes = [(min(low), max(high)) for low, high in zip(lows, highs, strict=True)]
-            bounds[name] = openvino.PartialShape([openvino.Dimension(*each) for each in sizes])
-        found.reshape(bounds)
 
     def _array(self, name: str, value: Any) -> np.ndarray:
         if name in self._defaults:
@@ -148,26 +128,10 @@ class OpenVINOSession:
         return array
 
     def _run(self, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Run in a request of OpenVINO that no other thread uses now."""
         try:
-            request = self._idle.pop()
-        except IndexError:
-            request = self._compiled.create_infer_request()
-        try:
-            request.infer(dict(arrays), share_inputs=True, share_outputs=True)
-        except RuntimeError as error:
+            return self._engine.run(arrays)
+        except ERRORS as error:
             raise RequestError("run in OpenVINO", _clean(error), needed="inputs that every node takes") from error
-        results = [np.array(request.get_output_tensor(index).data) for index in range(len(self.outputs))]
-        self._idle.append(request)
-        return results
-
-
-def _package() -> Any:
-    try:
-        return import_module("openvino")
-    except ImportError as error:
-        hint = "pip install graphwright[openvino]"
-        raise MissingDependencyError("target openvino", "no package openvino", needed="it", hint=hint) from error
 
 
 def _clean(error: Exception) -> str:

@@ -1,9 +1,8 @@
 """Which execution providers this machine's ONNX Runtime has."""
 
-from importlib.util import find_spec
-
 import onnxruntime as ort
 
+from graphwright.runtime.openvino_engines import has_engine
 from graphwright.runtime.ort_load import PROVIDERS
 
 
@@ -18,12 +17,12 @@ def available_providers() -> list[str]:
 
 
 def has_provider_for(target: str) -> bool:
-    """Tell whether what a target runs on is here: ONNX Runtime's provider, or the package openvino.
+    """Tell whether what a target runs on is here: ONNX Runtime's provider, or OpenVINO in one of its forms.
 
     Example:
         >>> has_provider_for("ort-cpu"), has_provider_for("another")
         (True, False)
     """
     if target == "openvino":
-        return find_spec("openvino") is not None
+        return has_engine()
     return target in PROVIDERS and PROVIDERS[target][0] in available_providers()

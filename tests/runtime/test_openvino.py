@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,19 @@ from graphwright.engine.compare import TOLERANCES, compare
 from graphwright.engine.deviation import deviations
 from graphwright.errors import LoadError, MissingDependencyError, ProfileError, RequestError, UsageError
 from graphwright.plugins.hars.bodies import attach_bodies
+from graphwright.runtime import openvino_engines
 from graphwright.runtime.openvino import OpenVINOSession
+from graphwright.runtime.openvino_engines import is_available
 from graphwright.runtime.ort import OrtSession
 
 needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+each_engine = pytest.mark.parametrize(
+    "engine",
+    [
+        pytest.param(name, marks=pytest.mark.skipif(not is_available(name), reason=f"no {name} of OpenVINO here"))
+        for name in openvino_engines.ENGINES
+    ],
+)
 
 SIZES = {"vocab_size": 100, "num_hidden_layers": 2}
 PROFILE = "batch=1:2:4,seq=1:16:48"
@@ -85,18 +95,18 @@ def both(make: Callable[[], nn.Module], session: OpenVINOSession, batch: int, se
     return {name: due[name].numpy() for name in got}, {name: value.numpy() for name, value in got.items()}
 
 
-@needs_openvino
+@each_engine
 @pytest.mark.parametrize("make", [bert, gpt2])
-def test_float32_is_torchs_within_the_table(make: Callable[[], nn.Module]) -> None:
-    session = OpenVINOSession(traced(make).model, PROFILE, threads=1)
+def test_float32_is_torchs_within_the_table(make: Callable[[], nn.Module], engine: str) -> None:
+    session = OpenVINOSession(traced(make).model, PROFILE, threads=1, engine=engine)
     for shape in SHAPES:
         assert compare(*both(make, session, *shape)) == []
 
 
-@needs_openvino
+@each_engine
 @pytest.mark.parametrize("make", [bert, gpt2])
-def test_bfloat16_is_off_by_no_more_than_its_tolerance(make: Callable[[], nn.Module]) -> None:
-    session = OpenVINOSession(traced(make).model, PROFILE, threads=1, precision="bf16")
+def test_bfloat16_is_off_by_no_more_than_its_tolerance(make: Callable[[], nn.Module], engine: str) -> None:
+    session = OpenVINOSession(traced(make).model, PROFILE, threads=1, precision="bf16", engine=engine)
     allowed = {ir.DataType.FLOAT: TOLERANCES[ir.DataType.BFLOAT16]}
     for shape in SHAPES:
         assert compare(*both(make, session, *shape), allowed) == []
@@ -142,11 +152,11 @@ def test_the_search_for_the_largest_runs_in_standard_operators() -> None:
     assert compare(OrtSession(model)(x=x), made(x=x)) == []
 
 
-@needs_openvino
-def test_functions_are_inlined_as_openvino_knows_no_bodies() -> None:
+@each_engine
+def test_functions_are_inlined_as_openvino_knows_no_bodies(engine: str) -> None:
     body = '<domain: "their", opset_import: ["": 20]> Twice (a) => (b) {b = Add(a, a)}'
     model = model_of("(float[n] x) => (float[n] y) {y = their.Twice(x)}", ', "their": 1', body)
-    assert OpenVINOSession(model)(x=np.float32([1, 2]))["y"].tolist() == [2, 4]
+    assert OpenVINOSession(model, engine=engine)(x=np.float32([1, 2]))["y"].tolist() == [2, 4]
 
 
 @needs_openvino
@@ -191,18 +201,20 @@ def test_a_sequence_of_one_does_not_spoil_the_longer_ones_behind_it() -> None:
             torch.testing.assert_close(found, layer(x), rtol=1e-4, atol=1e-5)
 
 
-@needs_openvino
-def test_several_threads_get_their_own_numbers() -> None:
-    session = OpenVINOSession(relu(), "n=1:64:512")
+@each_engine
+def test_several_threads_get_their_own_numbers(engine: str) -> None:
+    session = OpenVINOSession(relu(), "n=1:64:512", engine=engine)
     sizes = [1 + 37 * index % 500 for index in range(60)]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda n: session(x=np.full((n, 2), n, np.float32))["y"], sizes))
     assert all(y.shape == (n, 2) and (y == n).all() for n, y in zip(sizes, found, strict=True))
 
 
-@needs_openvino
-def test_inputs_that_are_outputs_and_inputs_that_nothing_reads_are_served() -> None:
-    session = OpenVINOSession(model_of("(float[n] x, float[n] unused) => (float[n] y, float[n] x) {y = Relu(x)}"))
+@each_engine
+def test_inputs_that_are_outputs_and_inputs_that_nothing_reads_are_served(engine: str) -> None:
+    session = OpenVINOSession(
+        model_of("(float[n] x, float[n] unused) => (float[n] y, float[n] x) {y = Relu(x)}"), engine=engine
+    )
     x = np.float32([-1, 2])
     got = session(x=x, unused=x)
     assert got["y"].tolist() == [0, 2] and got["x"].tolist() == [-1, 2]
@@ -229,10 +241,10 @@ def test_several_profiles_bound_the_sizes_together() -> None:
         session(x=np.ones((9, 2), np.float32))
 
 
-@needs_openvino
+@each_engine
 @pytest.mark.parametrize("number", [2**31, -(2**31) - 1])
-def test_integers_that_openvino_would_cut_off_are_refused(number: int) -> None:
-    session = OpenVINOSession(model_of("(int64[n] x) => (int64[n] y) {y = Identity(x)}"))
+def test_integers_that_openvino_would_cut_off_are_refused(number: int, engine: str) -> None:
+    session = OpenVINOSession(model_of("(int64[n] x) => (int64[n] y) {y = Identity(x)}"), engine=engine)
     with pytest.raises(RequestError, match="32 bits"):
         session(x=np.array([0, number]))
     edge = np.array([2**31 - 1, -(2**31)])
@@ -251,11 +263,11 @@ def test_a_default_cannot_be_overridden_and_is_used() -> None:
         session(x=x, w=x)
 
 
-@needs_openvino
-def test_a_node_that_refuses_the_values_is_an_error_of_the_request() -> None:
+@each_engine
+def test_a_node_that_refuses_the_values_is_an_error_of_the_request(engine: str) -> None:
     model = model_of("(float[a, b] x, float[c, d] z) => (float[a, d] y) {y = MatMul(x, z)}")
     with pytest.raises(RequestError, match="incompatible") as caught:
-        OpenVINOSession(model)(x=np.ones((2, 3), np.float32), z=np.ones((2, 2), np.float32))
+        OpenVINOSession(model, engine=engine)(x=np.ones((2, 3), np.float32), z=np.ones((2, 2), np.float32))
     assert ".cpp" not in str(caught.value)
 
 
@@ -291,6 +303,7 @@ def test_a_precision_that_the_target_does_not_have_is_refused() -> None:
 
 def test_without_the_package_a_model_is_made_and_checked_but_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setattr(openvino_engines, "provider_devices", lambda: ())
     monkeypatch.setattr("graphwright.compilation.run.has_provider_for", lambda target: target != "openvino")
     made = gw.optimize(relu(), profile="n=1:2:4", target="openvino", precision="bf16", progress=False)
     assert made.report.verification is not None and made.report.verification.points
@@ -298,6 +311,34 @@ def test_without_the_package_a_model_is_made_and_checked_but_does_not_run(monkey
     with pytest.raises(MissingDependencyError, match=r"pip install graphwright\[openvino\]") as caught:
         made(x=np.zeros((1, 2), np.float32))
     assert caught.value.exit_code == 4
+
+
+def test_a_library_that_does_not_load_is_as_if_it_were_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str, path: str) -> None:
+        raise RuntimeError("built for another version")
+
+    package = SimpleNamespace(get_library_path=lambda: "nowhere.so", __spec__=object())
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_openvino", package)
+    monkeypatch.setattr("onnxruntime.register_execution_provider_library", refuse)
+    monkeypatch.setattr(openvino_engines, "provider_devices", openvino_engines.provider_devices.__wrapped__)
+    assert openvino_engines.provider_devices() == ()
+    assert not openvino_engines.is_available("provider")
+
+
+def test_the_provider_serves_where_it_lists_a_device_and_the_package_is_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setattr(openvino_engines, "provider_devices", lambda: (object(),))
+    assert [name for name in openvino_engines.ENGINES if is_available(name)] == ["provider"]
+    assert openvino_engines.engine_named(None) is openvino_engines.ProviderEngine
+    with pytest.raises(MissingDependencyError, match="no package openvino"):
+        OpenVINOSession(relu(), engine="package")
+    monkeypatch.setattr(openvino_engines, "provider_devices", lambda: ())
+    with pytest.raises(MissingDependencyError, match="no device"):
+        OpenVINOSession(relu(), engine="provider")
+    with pytest.raises(UsageError, match="package or provider"):
+        OpenVINOSession(relu(), engine="another")
 
 
 def test_doctor_tells_of_the_package() -> None:
