@@ -9,6 +9,7 @@ from graphwright.engine.pipeline import FunctionPass, Pipeline, Step
 from graphwright.errors import PipelineError
 from graphwright.passes.adapt import adapt
 from graphwright.passes.discovery import catalogue
+from graphwright.tracing import prepare
 
 # The family of passes that are not of the catalogue.
 USER = "user"
@@ -23,6 +24,7 @@ def build_pipeline(passes: str | Sequence[object] | None, target: str, scripts: 
     Raises:
         PipelineError: text that cannot be read, an unknown pass, or a thing that is no pass.
         UsageError: a script that cannot be loaded.
+        MissingDependencyError, ExportError: a rule's traced pattern that nobody has traced yet, and that cannot be.
 
     Example:
         >>> str(build_pipeline(["fuse-gelu", lambda graph: None], "ort-cpu"))
@@ -36,6 +38,7 @@ def build_pipeline(passes: str | Sequence[object] | None, target: str, scripts: 
         steps = [step for is_text, items in groupby(passes, _is_text) for step in _steps(items, is_text, target)]
     else:
         raise PipelineError("passes", f"a {type(passes).__name__}", needed="pipeline text or a list of passes")
+    prepare(step.implementation for step in steps)
     return Pipeline((*(_script(text) for text in scripts), *steps))
 
 

@@ -8,13 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from graphwright.engine import facts
+from graphwright.engine.literal import is_literal, is_near, parameter_of, same_attribute
 from graphwright.engine.pattern import (
-    COMMUTATIVE,
-    COMMUTATIVE_PAIRS,
     AnyOf,
     AttrVar,
     Axes,
@@ -24,28 +22,11 @@ from graphwright.engine.pattern import (
     Named,
     Op,
     Output,
+    Parameter,
     Pattern,
     Var,
     describe,
 )
-
-# Operators that broadcast: there a constant of one element but of more axes than the other inputs adds axes.
-BROADCASTING = (
-    COMMUTATIVE
-    | COMMUTATIVE_PAIRS
-    | {
-        *("Sub", "Div", "Pow", "Mod", "PRelu", "Where", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
-    }
-)
-
-# Largest relative difference at which a stored constant is the literal of the pattern, per dtype: a few units in the
-# last place, since exporters compute 1/sqrt(2) and the like in different precisions.
-LITERAL_TOLERANCE = {
-    ir.DataType.FLOAT16: 2e-3,
-    ir.DataType.BFLOAT16: 1e-2,
-    ir.DataType.FLOAT: 1e-6,
-    ir.DataType.DOUBLE: 1e-12,
-}
 
 
 @dataclass(frozen=True)
@@ -96,7 +77,11 @@ class Matcher:
 
     def _others(self, roots: Sequence[Pattern], outputs: tuple[ir.Value, ...]) -> Iterator[Match]:
         if not roots:
-            yield self._result(outputs)
+            broken = next((each for each in self.pattern.conditions if not each.holds(self.values)), None)
+            if broken is None:
+                yield self._result(outputs)
+            else:
+                self._missed(outputs[0].producer(), broken.needed, "another")
             return
         candidates = self._reach(roots[0]) or []
         if not candidates:
@@ -108,7 +93,8 @@ class Matcher:
     def _result(self, outputs: tuple[ir.Value, ...]) -> Match:
         kept = tuple(node for op, node in self.nodes.items() if op.kept)
         nodes = tuple(node for op, node in self.nodes.items() if not op.kept)
-        bindings = {variable.name: None for variable in self.pattern.variables} | self.values
+        missing = {variable.name: None for variable in self.pattern.variables}
+        bindings = missing | dict(self.pattern.bound) | self.values
         return Match(bindings, nodes, kept, outputs)
 
     def _reach(self, pattern: Pattern | None) -> list[ir.Value] | None:
@@ -139,10 +125,12 @@ class Matcher:
         if isinstance(pattern, Var):
             yield from self._bind(pattern.name, value, user, pattern.optional)
         elif isinstance(pattern, Literal | Axes):
-            if _is_literal(pattern, value, user):
+            if is_literal(pattern, value, user):
                 yield
             else:
                 self._missed(user, pattern, value)
+        elif isinstance(pattern, Parameter):
+            yield from self._parameter(pattern, parameter_of(pattern, value, user), user, value)
         elif isinstance(pattern, Checked):
             for _ in self._value(pattern.pattern, value, user):
                 if value is not None and pattern.predicate(value):
@@ -175,6 +163,18 @@ class Matcher:
             self.values[name] = value
             yield
             del self.values[name]
+
+    def _parameter(self, pattern: Parameter, number: float | None, user: ir.Node | None, found: Any) -> Iterator[None]:
+        if number is None:
+            self._missed(user, pattern, found)
+        elif pattern.name not in self.values:
+            self.values[pattern.name] = number
+            yield
+            del self.values[pattern.name]
+        elif is_near(self.values[pattern.name], number, found):
+            yield
+        else:
+            self._missed(user, f"{pattern.name} to be {self.values[pattern.name]:g} here too", found)
 
     def _any_of(self, pattern: AnyOf, value: ir.Value | None, user: ir.Node | None) -> Iterator[None]:
         # A pattern that stands at two places has two turns at its tag: the inner one leaves it as the outer one set it.
@@ -222,7 +222,10 @@ class Matcher:
                 yield from self._attributes(op, node, others)
             else:
                 self._missed(node, f"{name}={self.values[wanted.name]}", f"{name}={found}")
-        elif _same_attribute(name, wanted, found, node):
+        elif isinstance(wanted, Parameter):
+            for _ in self._parameter(wanted, parameter_of(wanted, found, node), node, f"{name}={found}"):
+                yield from self._attributes(op, node, others)
+        elif same_attribute(name, wanted, found, node):
             yield from self._attributes(op, node, others)
         else:
             self._missed(node, f"{name}={wanted}", f"{name}={found}")
@@ -250,49 +253,3 @@ class Matcher:
 
 def _is_like(op: Op, node: ir.Node) -> bool:
     return node.op_type == op.op_type and node.domain == op.domain and len(node.outputs) >= op.outputs
-
-
-def _is_literal(pattern: Literal | Axes, value: ir.Value | None, node: ir.Node | None) -> bool:
-    contents = facts.array(value)
-    if contents is None or value is None or contents.dtype.kind not in "iufbV":
-        return False
-    if isinstance(pattern, Axes):
-        count = facts.rank(node.inputs[0]) if node is not None else None
-        return _same_axes(pattern.axes, tuple(contents.reshape(-1).tolist()), count)
-    wanted = np.asarray(pattern.contents, np.float64)
-    if contents.size != wanted.size or (wanted.ndim and contents.ndim != wanted.ndim):
-        return False
-    if not wanted.ndim and _adds_axes(value, contents.ndim, node):
-        return False
-    tensor = facts.constant(value)
-    tolerance = LITERAL_TOLERANCE.get(tensor.dtype, 0.0) if tensor is not None else 0.0
-    found = contents.astype(np.float64).reshape(wanted.shape)
-    return bool(np.all(np.abs(found - wanted) <= tolerance * np.abs(wanted)))
-
-
-def _adds_axes(value: ir.Value, count: int, node: ir.Node | None) -> bool:
-    if count == 0 or node is None or node.domain or node.op_type not in BROADCASTING:
-        return False
-    ranks = (facts.rank(other) for other in node.inputs if other is not value)
-    return count > max((each for each in ranks if each is not None), default=0)
-
-
-def _same_axes(wanted: Sequence[int], found: Sequence[int], count: int | None) -> bool:
-    if tuple(wanted) == tuple(found):
-        return True
-    if count is None or len(wanted) != len(found):
-        return False
-    return sorted(axis % count for axis in wanted) == sorted(axis % count for axis in found)
-
-
-def _same_attribute(name: str, wanted: Any, found: Any, node: ir.Node) -> bool:
-    if found is None:
-        return wanted is None
-    if name in ("axis", "axes"):
-        wanted_axes, found_axes = np.atleast_1d(wanted).tolist(), np.atleast_1d(found).tolist()
-        return _same_axes(wanted_axes, found_axes, facts.rank(node.inputs[0]))
-    if isinstance(wanted, float):
-        return bool(abs(wanted - found) <= LITERAL_TOLERANCE[ir.DataType.FLOAT] * abs(wanted))
-    if isinstance(wanted, list | tuple):
-        return tuple(wanted) == tuple(found)
-    return bool(wanted == found)

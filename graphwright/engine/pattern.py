@@ -12,8 +12,9 @@ orders. Two operators of a pattern never bind the same node.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx_ir as ir
@@ -37,9 +38,29 @@ class Var(Pattern):
 
 @dataclass(eq=False)
 class Literal(Pattern):
-    """A constant with these contents; one number matches one element of any rank."""
+    """A constant with these contents; one number matches one element of any rank, unless the rank is given."""
 
     contents: float | Sequence[float]
+    rank: int | None = None
+
+
+# What a constant of a graph may be to a number of the rule: how the one is made of the other, and back.
+RELATIONS: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {
+    "equal": (lambda number: number, lambda found: found),
+    "negated": (lambda number: -number, lambda found: -found),
+    "reciprocal": (lambda number: 1 / number, lambda found: 1 / found),
+    "half": (lambda number: number / 2, lambda found: 2 * found),
+    "square root": (math.sqrt, lambda found: found * found),
+    "reciprocal square root": (lambda number: 1 / math.sqrt(number), lambda found: 1 / (found * found)),
+}
+
+
+@dataclass(eq=False)
+class Parameter(Pattern):
+    """A constant of one element, or an attribute, that tells a number of the rule and binds it to a name."""
+
+    name: str
+    relation: str = "equal"
 
 
 @dataclass(eq=False)
@@ -54,6 +75,13 @@ class AttrVar:
     """An attribute of any value, bound to a name; the rewrite takes it as a parameter."""
 
     name: str
+
+
+@dataclass(eq=False)
+class Default:
+    """An attribute with this default of the schema, or one that the node's version of the operator does not have."""
+
+    contents: Any
 
 
 @dataclass(eq=False)
@@ -162,13 +190,26 @@ def _as_pattern(value: Any) -> Pattern | None:
 
 
 @dataclass(frozen=True)
+class Condition:
+    """What must hold of all that a match bound, by name; asked when the match is complete."""
+
+    needed: str
+    holds: Callable[[Mapping[str, Any]], bool]
+
+
+@dataclass(frozen=True)
 class GraphPattern:
-    """A traced pattern: its outputs, and the number of operators a full match binds."""
+    """What a pattern function describes: its outputs, and the number of operators a full match binds.
+
+    ``bound`` are names that every match binds to the same thing, whatever it found.
+    """
 
     name: str
     roots: tuple[Pattern, ...]
     variables: tuple[Var, ...]
     size: int
+    conditions: tuple[Condition, ...] = ()
+    bound: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def root_ops(self) -> list[tuple[str, str]]:
@@ -200,10 +241,10 @@ def trace(function: Callable[..., Any]) -> GraphPattern:
     roots = result if isinstance(result, tuple) else (result,)
     if not any(_root_ops(roots[0])):
         raise TypeError(f"pattern {function.__name__} returns no operator: a match needs one to start from")
-    return GraphPattern(function.__name__, roots, variables, _size(roots))
+    return GraphPattern(function.__name__, roots, variables, size_of(roots))
 
 
-def _size(patterns: Sequence[Any]) -> int:
+def size_of(patterns: Sequence[Any]) -> int:
     """Count the operators of a pattern, each once, the longest of alternatives."""
     seen: set[int] = set()
 
@@ -231,6 +272,8 @@ def describe(needed: Any) -> str:
         return " or ".join(dict.fromkeys(describe(each) for each in needed.alternatives))
     if isinstance(needed, Literal):
         return f"the constant {needed.contents}"
+    if isinstance(needed, Parameter):
+        return f"a number for {needed.name}" + ("" if needed.relation == "equal" else f" ({needed.relation})")
     if isinstance(needed, Axes):
         return f"the constant axes {list(needed.axes)}"
     if isinstance(needed, Var):

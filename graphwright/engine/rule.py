@@ -1,17 +1,18 @@
 """What a rule is: data, a name with pattern functions and a rewrite function that share parameter names."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import onnx_ir as ir
 
-from graphwright.engine import pattern
+from graphwright.engine import pattern, traced
 from graphwright.engine.builder import Names
 from graphwright.engine.observe import MissRecord, Observer, Reason, RefusalRecord
 from graphwright.engine.pattern import GraphPattern
+from graphwright.engine.traced import Traced
 
 
 class Refusal(Exception):
@@ -37,13 +38,14 @@ def require(condition: bool, reason: Reason, detail: str) -> None:
 class Rule:
     """A named rewrite: patterns, and a function from what they bind to the replacing value or values.
 
+    A pattern is a function (``engine/pattern.py``), or a PyTorch function that is traced (``engine/traced.py``).
     The rewrite takes a ``Builder`` and any of the names that the patterns bind; a name that the match did not bind
     arrives as the parameter's default, or None, and ``**others`` takes what has no parameter of its own.
     ``changes_numbers`` says that it does so by design: the difference is then reported, not refused (``by_design``).
     """
 
     name: str
-    patterns: tuple[Callable[..., Any], ...]
+    patterns: tuple[Callable[..., Any] | Traced, ...]
     rewrite: Callable[..., Any]
     min_opset: int = 13
     changes_numbers: bool = False
@@ -85,8 +87,21 @@ class Run:
         return not self.stopped
 
 
+def graph_patterns(rule: Rule) -> Iterator[GraphPattern]:
+    """Yield what a rule's patterns describe, in order; a traced one may have several spellings.
+
+    Raises:
+        UsageError: nothing is recorded of a traced pattern.
+    """
+    for each in rule.patterns:
+        if isinstance(each, Traced):
+            yield from traced.graph_patterns(each)
+        else:
+            yield _described(each)
+
+
 @lru_cache(maxsize=1024)
-def traced(function: Callable[..., Any]) -> GraphPattern:
+def _described(function: Callable[..., Any]) -> GraphPattern:
     """Return what a pattern function describes; each is called once."""
     return pattern.trace(function)
 
