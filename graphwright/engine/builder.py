@@ -112,6 +112,13 @@ class Builder:
         self._finish(twin)
         return twin.outputs[0]
 
+    def discard(self) -> None:
+        """Take what was recorded off the graph again: as long as a node has inputs, it counts among their users."""
+        for node in self.nodes:
+            for index in range(len(node.inputs)):
+                node.replace_input_with(index, None)
+        self.nodes.clear()
+
     def constant(self, contents: np.ndarray | ir.TensorProtocol, name: str = "constant") -> ir.Value:
         """Return a constant with these contents; an ``onnx_ir.LazyTensor`` is computed only when it is written."""
         tensor = contents if isinstance(contents, ir.TensorProtocol) else ir.tensor(contents)

@@ -13,7 +13,7 @@ from graphwright.engine.builder import Builder
 from graphwright.engine.match import Match, Matcher
 from graphwright.engine.observe import Application, MissRecord, Reason, RefusalRecord, Replacement
 from graphwright.engine.pattern import GraphPattern
-from graphwright.engine.rule import Refusal, Rule, Run, arguments, require, traced
+from graphwright.engine.rule import Refusal, Rule, Run, arguments, graph_patterns, require
 from graphwright.errors import CheckError
 
 __all__ = ["Builder", "Reason", "Refusal", "Rule", "Run", "apply_rule", "require"]
@@ -62,7 +62,7 @@ class _Sweep:
         for node in self.order:
             by_operator.setdefault((node.domain, node.op_type), []).append(node)
         before = self.run.applied
-        for each in map(traced, self.rule.patterns):
+        for each in graph_patterns(self.rule):
             roots = [node for pair in each.root_ops for node in by_operator.get(pair, ())]
             for node in roots:
                 if node.graph is self.graph and not self.run.stopped:
@@ -82,11 +82,14 @@ class _Sweep:
             self.misses.append(record)
 
     def _try(self, graph_pattern: GraphPattern, match: Match, node: ir.Node) -> bool:
+        opsets = {"com.microsoft": 1, **self.opsets}
+        builder = Builder(self.run.names, self.rule.name, opsets, inline_constants=self.is_function)
         try:
             minimum = self.rule.min_opset
             require(self.opset >= minimum, Reason.OPSET, f"needs opset {minimum}, model has {self.opset}")
-            _check_interior(match)
-            builder, outputs = self._build(match)
+            check_interior(match)
+            self._check_speed(match)
+            outputs = self._build(match, builder)
             for old, new in zip(match.outputs, outputs, strict=True):
                 _check_output(old, new)
             anchor = self._anchor(match, builder, outputs)
@@ -95,17 +98,22 @@ class _Sweep:
                 self.rule.name, graph_pattern.name, facts.place(node), refusal.reason, refusal.detail
             )
             self.refusals.append(record)
+            builder.discard()
             return False
         if not self.run.may_apply():
+            builder.discard()
             return False
         self._commit(graph_pattern, match, builder, outputs, anchor)
         return True
 
-    def _build(self, match: Match) -> tuple[Builder, tuple[ir.Value, ...]]:
-        opsets = {"com.microsoft": 1, **self.opsets}
-        builder = Builder(self.run.names, self.rule.name, opsets, inline_constants=self.is_function)
+    def _check_speed(self, match: Match) -> None:
+        for observer in self.run.observers:
+            faster = observer.slower_than(self.rule.name, match.nodes)
+            require(not faster, Reason.SLOWER, faster)
+
+    def _build(self, match: Match, builder: Builder) -> tuple[ir.Value, ...]:
         result = self.rule.rewrite(builder, **arguments(self.rule.rewrite, match.bindings))
-        return builder, result if isinstance(result, tuple) else (result,)
+        return result if isinstance(result, tuple) else (result,)
 
     def _anchor(self, match: Match, builder: Builder, outputs: Sequence[ir.Value]) -> ir.Node:
         """Return the node before which the replacement goes: behind its inputs and before the outputs' users."""
@@ -205,8 +213,12 @@ def source_names(node: ir.Node) -> list[str]:
     return recorded.split("\n") if recorded else [facts.place(node)]
 
 
-def _check_interior(match: Match) -> None:
-    """Refuse where a value that would vanish is needed by someone else."""
+def check_interior(match: Match) -> None:
+    """Refuse where a value that would vanish is needed by someone else.
+
+    Raises:
+        Refusal: SHARED or GRAPH_OUTPUT.
+    """
     inside = set(match.nodes) | set(match.kept)
     outputs = set(match.outputs)
     for node in match.nodes:

@@ -3,6 +3,9 @@
 Attention-24 broadcasts its mask to [B, H, S, T]. ONNX Runtime 1.31 does so over B and H only, and fails on a
 mask of one axis or whose last size but one is 1. A last size that is short of T is padded with -inf, where
 addition would repeat it.
+
+Its CPU kernel gives what ONNX defines for grouped heads, soft caps (before the mask), masks of fewer batches or heads,
+rows without keys, and all of these together, with heads apart and side by side (1.31.1, float32, against float64).
 """
 
 import math
@@ -31,15 +34,6 @@ def require_same(first: ir.Value, axis: int, second: ir.Value, other: int) -> No
     require(facts.same_dim(here, there), Reason.UNKNOWN, detail)
 
 
-def require_sizes(q: ir.Value, k: ir.Value, v: ir.Value) -> None:
-    """Refuse sizes that MatMul may broadcast: Attention repeats neither batch nor heads nor lengths."""
-    require_four_axes(q, k, v)
-    for axis in (0, 1, 3):
-        require_same(q, axis, k, axis)
-    for axis in (0, 1, 2):
-        require_same(k, axis, v, axis)
-
-
 def require_swaps_last_axes(k: ir.Value, flat: ir.Value, swapped: ir.Value) -> None:
     """Refuse unless [B,H,T,D] -> ``flat`` [B*H,D,T] -> ``swapped`` [B,H,D,T] keeps T and D as they are."""
     require_four_axes(swapped)
@@ -50,15 +44,6 @@ def require_swaps_last_axes(k: ir.Value, flat: ir.Value, swapped: ir.Value) -> N
 def require_no_new_axes(value: ir.Value) -> None:
     """Refuse a value that would add axes to one of four axes."""
     require((facts.rank(value) or 0) <= 4, Reason.RANK, f"{facts.describe(value)} has more than 4 axes")
-
-
-def require_broadcasts(mask: ir.Value, q: ir.Value) -> None:
-    """Refuse a mask that may be larger than the scores: addition repeats them for it, Attention does not."""
-    require(mask.shape is not None, Reason.UNKNOWN, f"the rank of the mask {mask.name} is not known")
-    require_no_new_axes(mask)
-    for axis in range(-(facts.rank(mask) or 0), -1):
-        if facts.dim(mask, axis) != 1:
-            require_same(mask, axis, q, axis)
 
 
 def require_mask_as_long_as_keys(mask: ir.Value, k: ir.Value) -> None:

@@ -1,8 +1,11 @@
 """A model's copy that computes in float64, to compare rounded results with.
 
 Every float, float16 and bfloat16 becomes a double: inputs, initializers, constants, Cast targets. Whether an
-operator takes doubles is read from ONNX's own schemas.
+operator takes doubles is read from ONNX's own schemas. Where it does not, as RotaryEmbedding, and is defined by
+operators that do, these take its place.
 """
+
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,6 +21,8 @@ _TYPE_ATTRIBUTES = ("to", "dtype", "output_datatype", "softmax_precision")
 _BITWISE = {"BitCast"}
 # Statistics of training that these may also give, in single precision only.
 _SINGLE_OUTPUTS = {"LayerNormalization": 1}
+# Where definitions of operators stand until they are inlined.
+_DEFINITIONS = "graphwright.definitions"
 
 
 def to_double(model: ir.Model) -> ir.Model | None:
@@ -32,7 +37,7 @@ def to_double(model: ir.Model) -> ir.Model | None:
         >>> to_double(ir.Model(graph, ir_version=10)).graph.inputs[0].dtype
         DOUBLE
     """
-    double = inlined(model)
+    double = _defined(inlined(model))
     if _first_obstacle(double) is not None:
         return None
     opset = _opset(double)
@@ -50,7 +55,7 @@ def to_double(model: ir.Model) -> ir.Model | None:
 
 def obstacle(model: ir.Model) -> str | None:
     """Why the model has no double form: the first node and what it lacks. None where it has one."""
-    return _first_obstacle(inlined(model))
+    return _first_obstacle(_defined(inlined(model)))
 
 
 def inlined(model: ir.Model) -> ir.Model:
@@ -59,6 +64,47 @@ def inlined(model: ir.Model) -> ir.Model:
     if copy.functions:
         InlinePass()(copy)
     return copy
+
+
+def _defined(model: ir.Model) -> ir.Model:
+    """Put what ONNX defines them to be in the place of operators that take no doubles; the model itself is changed."""
+    opset = _opset(model)
+    for number, node in enumerate(list(model.graph.all_nodes())):
+        function = _definition(node, opset) if _obstacle(node, opset) is not None else None
+        if function is not None:
+            function.name, function.domain = f"{node.op_type}_{number}", _DEFINITIONS
+            model.functions[function.identifier()] = function
+            node.op_type, node.domain = function.name, function.domain
+            node.attributes.clear()
+    if model.functions:
+        InlinePass()(model)
+    return model
+
+
+def _definition(node: ir.Node, opset: int) -> ir.Function | None:
+    """Return what ONNX says that a node with these attributes and inputs means, or None."""
+    # onnx gives its schemas' functions no types.
+    schema: Any = _schema(node, opset)
+    if schema is None or not schema.has_context_dependent_function:
+        return None
+    if any(value is not None and value.type is None for value in node.inputs):
+        return None
+    types = [b"" if x is None else ir.serde.serialize_value(x).type.SerializeToString() for x in node.inputs]
+    version = max(each for each in schema.context_dependent_function_opset_versions if each <= opset)
+    written = ir.serde.serialize_node(node).SerializeToString()
+    body = schema.get_context_dependent_function_with_opset_version(version, written, types)
+    proto = onnx.FunctionProto.FromString(body)
+    if not proto.node or any(_changed(each, version, opset) for each in proto.node):
+        return None
+    function = ir.serde.deserialize_function(proto)
+    function.opset_imports[""] = opset
+    return function
+
+
+def _changed(node: onnx.NodeProto, version: int, opset: int) -> bool:
+    """Tell whether an operator of a definition has lost an attribute or an input since it was written."""
+    then, now = (onnx.defs.get_schema(node.op_type, each) for each in (version, opset))
+    return not set(then.attributes) <= set(now.attributes) or then.max_input > now.max_input
 
 
 def _opset(model: ir.Model) -> int:

@@ -25,6 +25,30 @@ MASKED = f"{TRANSPOSED} {SCALED} m = Add(z, mask) p = Softmax(m) y = MatMul(p, v
 LOWEST = float(np.finfo(np.float32).min)
 
 
+_EXAMPLE = f"{HEAD.format(opset=24)} ({QKV.format(t='float')}, {{}}) => (float[B,2,S,3] y) <{{}}> {{{{ {{}} }}}}"
+_CAPPED = "a = Div(s, c) t = Tanh(a) z = Mul(t, c) m = Add(z, mask)"
+_WINDOWS = "a = Add(s, bias) s5 = Reshape(a, five) m5 = Add(s5, mask) m = Reshape(m5, back)"
+_FIXED = QKV.format(t="float").replace("B,2,S", "8,2,3").replace("B,2,T", "8,2,3")
+EXAMPLES = {
+    "plain": _EXAMPLE.format("float[S,T] mask", "float c = {0.5}", PLAIN),
+    "masked": _EXAMPLE.format("float[B,1,S,T] mask", "float c = {0.5}", MASKED),
+    "capped": _EXAMPLE.format(
+        "float[B,1,S,T] mask",
+        "float c = {0.5}",
+        f"{TRANSPOSED} s = MatMul(q, kt) {_CAPPED} p = Softmax(m) y = MatMul(p, v)",
+    ),
+    "windows": (
+        f"{HEAD.format(opset=24)} ({_FIXED}, float[1,2,3,3] bias, float[1,4,1,3,3] mask) => (float[8,2,3,3] y) "
+        f"<int64[5] five = {{-1, 4, 2, 3, 3}}, int64[4] back = {{-1, 2, 3, 3}}> "
+        f"{{ {TRANSPOSED} s = MatMul(q, kt) {_WINDOWS} p = Softmax(m) y = MatMul(p, v) }}"
+    ),
+    "three axes": (
+        f"{HEAD.format(opset=24)} (float[N,S,4] q, float[N,T,4] k, float[N,T,3] v, float[N,1,T] mask) "
+        f"=> (float[N,S,3] y) <float c = {{0.5}}> {{ {MASKED.replace('[0, 1, 3, 2]', '[0, 2, 1]')} }}"
+    ),
+}
+
+
 def layer(body: str, *, mask: str = "", consts: str = "float c = {0.5}", t: str = "float", opset: int = 24) -> ir.Model:
     inputs = QKV.format(t=t) + (f", {mask}" if mask else "")
     return model(f"{HEAD.format(opset=opset)} ({inputs}) => ({t}[B,2,S,3] y) <{consts}> {{ {body} }}")
@@ -332,7 +356,7 @@ def test_refuses_a_mask_of_five_axes() -> None:
     assert_refuses(before, FUSE_ATTENTION, Reason.RANK)
 
 
-@pytest.mark.parametrize("rank", ["B,S,4 B,4,T B,T,3 B,S,3", "S,4 4,T T,3 S,3"])
+@pytest.mark.parametrize("rank", ["A,B,2,S,4 A,B,2,4,T A,B,2,T,3 A,B,2,S,3", "S,4 4,T T,3 S,3"])
 def test_refuses_other_ranks(rank: str) -> None:
     q, k, v, y = rank.split()
     inputs = f"float[{q}] q, float[{k}] k, float[{v}] v"
@@ -349,9 +373,9 @@ def test_refuses_other_ranks(rank: str) -> None:
         ("B,2,S,4", "B,2,T,4", "B,1,T,3", Reason.SHAPE),  # one head of values for all
         ("B,2,S,4", "A,2,T,4", "B,2,T,3", Reason.UNKNOWN),
         ("B,2,S,4", "1,2,T,4", "B,2,T,3", Reason.UNKNOWN),
-        ("B,2,S,4", "B,2,T,4", "B,2,U,3", Reason.UNKNOWN),
         ("B,H,S,4", "B,K,T,4", "B,H,T,3", Reason.UNKNOWN),
-        ("B,2,S,D", "B,2,T,C", "B,2,T,3", Reason.UNKNOWN),
+        ("B,2,S,4", "B,2,T,5", "B,2,T,3", Reason.SHAPE),
+        ("B,2,S,4", "B,2,7,4", "B,2,6,3", Reason.SHAPE),
     ],
 )
 def test_refuses_sizes_that_only_a_product_broadcasts(q: str, k: str, v: str, reason: Reason) -> None:
@@ -457,11 +481,37 @@ def test_a_reshape_that_mixes_length_and_size_is_not_a_transpose() -> None:
     assert_equivalent(before, after)
 
 
-def test_a_number_that_callers_may_replace_is_no_scale() -> None:
+def test_a_number_that_callers_may_replace_scales_the_queries() -> None:
     inputs = QKV.format(t="float") + ", float c"
     before = model(f"{HEAD.format(opset=24)} ({inputs}) => (float[B,2,S,3] y) <float c = {{0.5}}> {{ {PLAIN} }}")
     assert before.graph.inputs[3].is_initializer()
-    assert_refuses(before, FUSE_ATTENTION, Reason.STRUCTURE)
+    after = assert_fires(before, FUSE_ATTENTION)
+    (node,) = (each for each in after.graph if each.op_type == "Attention")
+    assert node.attributes["scale"].value == 1.0
+    inputs_at = inputs_of({"B": 2, "S": 3, "T": 5}) | {"c": np.float32(0.25)}
+    assert_same_numbers(before, after, inputs_at)
+
+
+@pytest.mark.parametrize(("k", "v"), [("B,2,T,C", "B,2,T,3"), ("B,2,T,4", "B,2,U,3")])
+def test_sizes_that_a_product_adds_up_over_are_equal_in_every_run_that_works(k: str, v: str) -> None:
+    inputs = f"float[B,2,S,4] q, float[{k}] k, float[{v}] v"
+    before = model(f"{HEAD.format(opset=24)} ({inputs}) => (float[B,2,S,3] y) <float c = {{0.5}}> {{ {PLAIN} }}")
+    after = assert_fires(before, FUSE_ATTENTION)
+    assert_same_numbers(before, after, inputs_of({"B": 2, "S": 3, "T": 5}))
+
+
+def test_a_mask_may_repeat_a_single_key_where_values_are_not_known_to_be_as_many() -> None:
+    inputs = "float[B,2,S,4] q, float[B,2,T,4] k, float[B,2,U,3] v, float[S,U] mask"
+    text = f"({inputs}) => (y) <float c = {{0.5}}> {{ {MASKED} }}"
+    assert_refuses(model(HEAD.format(opset=24) + text, infer=False), FUSE_ATTENTION, Reason.UNKNOWN)
+
+
+def test_one_head_of_keys_and_values_is_shared_by_all_queries() -> None:
+    inputs = "float[B,4,S,4] q, float[B,1,T,4] k, float[B,1,T,3] v, float[S,T] mask"
+    before = model(f"{HEAD.format(opset=24)} ({inputs}) => (float[B,4,S,3] y) <float c = {{0.5}}> {{ {MASKED} }}")
+    after = assert_fires(before, FUSE_ATTENTION)
+    for sizes in ({"B": 2, "S": 3, "T": 5}, {"B": 1, "S": 1, "T": 1}, {"B": 3, "S": 7, "T": 2}):
+        assert_equivalent(before, after, sizes=sizes)
 
 
 @pytest.mark.parametrize("body", [PLAIN, MASKED])

@@ -128,27 +128,43 @@ def as_double(source: str) -> str:
     return source
 
 
+OUTSIDE = {
+    "no scale": text(BODY.replace(TAIL, "y = Neg(n)")),
+    "no scale, but a bias": text(BODY.replace(TAIL, "y = Add(n, b)")),
+    "scale of one": text(BODY.replace(TAIL, "y = Mul(n, w)"), signature=SIGNATURE.replace("float[8] w", "float[1] w")),
+    "scale of two axes": text(signature=SIGNATURE.replace("float[8] w", "float[1, 8] w")),
+    "scale of each head": text(
+        BODY.replace(TAIL, "y = Mul(n, w)"),
+        signature=SIGNATURE.replace("float[B, S, 8]", "float[B, S, 2, 8]").replace("float[8] w", "float[2, 8] w"),
+    ),
+    "scale of rank 0": text(signature=SIGNATURE.replace("float[8] w", "float w")),
+    "scale over another axis": text(
+        signature=SIGNATURE.replace("S, 8]", "8, 8]").replace("float[8] w", "float[8, 1] w")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_what_is_no_scale_of_the_operator_stays_behind_it(name: str) -> None:
+    before = model(OUTSIDE[name])
+    after = assert_fires(before, FUSE_LAYER_NORM)
+    assert next(iter(after.graph)).op_type == "LayerNormalization"
+    assert {node.op_type for node in after.graph} <= {"LayerNormalization", "Mul", "Add", "Neg"}
+    assert_equivalent(before, after, sizes={"B": 2, "S": 3})
+
+
+def test_a_cast_to_another_half_stays() -> None:
+    signature = HALF[0].replace("float16[8]", "bfloat16[8]").replace("=> (float16", "=> (bfloat16")
+    after = assert_fires(model(text(HALF[1].replace("to = 10", "to = 16"), CONSTANTS, signature)), FUSE_LAYER_NORM)
+    assert [node.op_type for node in after.graph] == ["Cast", "LayerNormalization", "Cast", "Mul", "Add"]
+
+
 REFUSED = {
     "old opset": (Reason.OPSET, EXAMPLES["axes as attributes"].replace("17", "16")),
     "double": (Reason.DTYPE, as_double(text())),
-    "cast to another half": (
-        Reason.DTYPE,
-        text(
-            HALF[1].replace("to = 10", "to = 16"),
-            CONSTANTS,
-            HALF[0].replace("float16[8]", "bfloat16[8]").replace("=> (float16", "=> (bfloat16"),
-        ),
-    ),
     "unknown rank": (Reason.UNKNOWN, text(signature=SIGNATURE.replace("float[B, S, 8] x", "float[] x"))),
     "unknown size": (Reason.UNKNOWN, text(signature=SIGNATURE.replace("S, 8] x", "S, ?] x"))),
     "another name": (Reason.SHAPE, text(signature=SIGNATURE.replace("S, 8] x", "S, E] x"))),
-    "scale of one": (Reason.SHAPE, text(signature=SIGNATURE.replace("float[8] w", "float[1] w"))),
-    "scale of two axes": (Reason.RANK, text(signature=SIGNATURE.replace("float[8] w", "float[1, 8] w"))),
-    "scale of rank 0": (Reason.RANK, text(signature=SIGNATURE.replace("float[8] w", "float w"))),
-    "scale over another axis": (
-        Reason.RANK,
-        text(signature=SIGNATURE.replace("S, 8]", "8, 8]").replace("float[8] w", "float[8, 1] w")),
-    ),
     "middle axis": (
         Reason.ATTRIBUTE,
         text(BODY, CONSTANTS.replace("{-1}", "{1}"), SIGNATURE.replace("S, 8]", "8, 8]")),
@@ -174,6 +190,14 @@ REFUSED = {
         text(BODY, "int64[1] last = {-1}, float two = {2}", SIGNATURE.replace("8] x", "8] x, float eps = {1}")),
     ),
     "epsilon below 0": (Reason.CONSTANT, text(BODY, CONSTANTS.replace("0.00001", "-0.00001"))),
+    "epsilon with more axes than x": (
+        Reason.RANK,
+        text(
+            BODY,
+            CONSTANTS.replace("float eps = {0.00001}", "float[1, 1, 1, 1] eps = {0.00001}"),
+            SIGNATURE.replace("=> (float[B, S, 8] y)", "=> (float[A, B, S, 8] y)"),
+        ),
+    ),
     "deviation used elsewhere": (
         Reason.SHARED,
         text(BODY + " z = Exp(d)", signature=SIGNATURE.replace("8] y)", "8] y, float[B, S, 8] z)")),
@@ -213,7 +237,6 @@ MISSED = {
         BODY.replace("ReduceMean(x, last)", "ReduceMean <keepdims = 0> (x, last)"),
         signature=SIGNATURE.replace("B, S, 8]", "8, 8, 8]"),
     ),
-    "no scale": text(BODY.replace(TAIL, "y = Add(n, b)")),
     "variance of something else": text(BODY.replace("ReduceMean(p, last)", "ReduceMean(x, last)")),
 }
 

@@ -42,6 +42,8 @@ EXAMPLES = {
         SIGNATURE.replace("S, 8]", "4, 8]").replace("float[8]", "float[4, 8]"),
     ),
     "half precision": text(HALF[1], CONSTANTS, HALF[0]),
+    "no scale": text(BODY.replace("y = Mul(n, w)", "y = Neg(n)")).replace(" float[8] w,", ""),
+    "half precision without a scale": text(HALF[1].replace("y = Mul(w, c)", "y = Neg(c)"), CONSTANTS, HALF[0]),
     "scale is an input": text(BODY, CONSTANTS, "(float[B, S, E] x, float[E] w) => (float[B, S, E] y) <{constants}> "),
 }
 
@@ -50,7 +52,7 @@ EXAMPLES = {
 def test_each_spelling_becomes_one_operator(name: str) -> None:
     before = model(EXAMPLES[name])
     after = assert_fires(before, FUSE_RMS_NORM)
-    assert [node.op_type for node in after.graph] == ["RMSNormalization"]
+    assert [node.op_type for node in after.graph if node.op_type != "Neg"] == ["RMSNormalization"]
     assert_equivalent(before, after, sizes={"B": 2, "S": 3, "E": 5})
 
 
@@ -79,27 +81,46 @@ def test_a_scale_in_float32_keeps_the_casts_around() -> None:
     assert [node.op_type for node in after.graph] == ["Cast", "RMSNormalization", "Cast"]
 
 
+OUTSIDE = {
+    "scale of one": text(signature=SIGNATURE.replace("float[8] w", "float[1] w")),
+    "scale of each head": text(
+        signature=SIGNATURE.replace("float[B, S, 8]", "float[B, S, 2, 8]").replace("float[8] w", "float[2, 8] w")
+    ),
+    "scale over another axis": text(
+        signature=SIGNATURE.replace("S, 8]", "8, 8]").replace("float[8] w", "float[8, 1] w")
+    ),
+    "residual": text(BODY.replace("y = Mul(n, w)", "y = Add(n, w)")),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_what_is_no_scale_of_the_operator_stays_behind_it(name: str) -> None:
+    before = model(OUTSIDE[name])
+    after = assert_fires(before, FUSE_RMS_NORM)
+    assert [node.op_type for node in after.graph] == ["RMSNormalization", "Add" if name == "residual" else "Mul"]
+    assert_equivalent(before, after, sizes={"B": 2, "S": 3})
+
+
+def test_a_cast_to_another_half_stays() -> None:
+    signature = HALF[0].replace("float16[8]", "bfloat16[8]").replace("=> (float16", "=> (bfloat16")
+    after = assert_fires(model(text(HALF[1].replace("to = 10", "to = 16"), CONSTANTS, signature)), FUSE_RMS_NORM)
+    assert [node.op_type for node in after.graph] == ["Cast", "RMSNormalization", "Cast", "Mul"]
+
+
+def test_without_a_scale_the_size_must_be_a_number() -> None:
+    signature = "(float[B, S, E] x) => (float[B, S, E] y) <{constants}> "
+    before = text(BODY.replace("y = Mul(n, w)", "y = Neg(n)"), CONSTANTS, signature)
+    assert_refuses(model(before), FUSE_RMS_NORM, Reason.UNKNOWN)
+
+
 DOUBLE = text().replace("float[", "double[").replace("float two", "double two").replace("float eps", "double eps")
 
 REFUSED = {
     "old opset": (Reason.OPSET, text(head=HEAD.replace("24", "22"))),
     "double": (Reason.DTYPE, DOUBLE),
-    "cast to another half": (
-        Reason.DTYPE,
-        text(
-            HALF[1].replace("to = 10", "to = 16"),
-            CONSTANTS,
-            HALF[0].replace("float16[8]", "bfloat16[8]").replace("=> (float16", "=> (bfloat16"),
-        ),
-    ),
     "unknown rank": (Reason.UNKNOWN, text(signature=SIGNATURE.replace("float[B, S, 8] x", "float[] x"))),
     "unknown size": (Reason.UNKNOWN, text(signature=SIGNATURE.replace("S, 8] x", "S, ?] x"))),
     "another name": (Reason.SHAPE, text(signature=SIGNATURE.replace("S, 8] x", "S, E] x"))),
-    "scale of one": (Reason.SHAPE, text(signature=SIGNATURE.replace("float[8] w", "float[1] w"))),
-    "scale over another axis": (
-        Reason.RANK,
-        text(signature=SIGNATURE.replace("S, 8]", "8, 8]").replace("float[8] w", "float[8, 1] w")),
-    ),
     "middle axis": (
         Reason.ATTRIBUTE,
         text(BODY, CONSTANTS.replace("{-1}", "{1}"), SIGNATURE.replace("S, 8]", "8, 8]")),
@@ -128,9 +149,9 @@ REFUSED = {
     "captured by a branch": (
         Reason.SHARED,
         text(
-            BODY + " z = If (flag) <then_branch = t () => (float[B, S, 8] o) {o = Exp(n)},"
-            " else_branch = f () => (float[B, S, 8] q) {q = Exp(x)}>",
-            signature=SIGNATURE.replace("8] x", "8] x, bool flag").replace("8] y)", "8] y, float[B, S, 8] z)"),
+            BODY + " z = If (flag) <then_branch = t () => (float[B, S, 1] o) {o = Exp(r)},"
+            " else_branch = f () => (float[B, S, 1] q) {q = Exp(e)}>",
+            signature=SIGNATURE.replace("8] x", "8] x, bool flag").replace("8] y)", "8] y, float[B, S, 1] z)"),
         ),
     ),
 }
@@ -175,7 +196,6 @@ MISSED = {
     "mean of x itself": text(BODY.replace("ReduceMean(p, last)", "ReduceMean(x, last)")),
     "another value is normalized": text(BODY.replace("n = Mul(x, i)", "q = Exp(x) n = Mul(q, i)")),
     "sum and not mean": text(BODY.replace("ReduceMean", "ReduceSum")),
-    "no scale": text(BODY.replace("y = Mul(n, w)", "y = Add(n, w)")),
 }
 
 

@@ -90,9 +90,7 @@ def test_two_layers() -> None:
     assert_equivalent(before, assert_fires(before, LOWER_ATTENTION, 2))
 
 
-@pytest.mark.parametrize(
-    "attribute", ["is_causal = 1", "softcap = 1.5", "softmax_precision = 10", "softmax_precision = 11"]
-)
+@pytest.mark.parametrize("attribute", ["is_causal = 1", "softmax_precision = 10", "softmax_precision = 11"])
 def test_refuses_attributes_that_it_does_not_spell(attribute: str) -> None:
     assert_refuses(layer(f"y = Attention <{attribute}> (q, k, v)"), LOWER_ATTENTION, Reason.ATTRIBUTE)
 
@@ -108,11 +106,43 @@ def test_refuses_three_axes() -> None:
     assert_refuses(before, LOWER_ATTENTION, Reason.RANK)
 
 
-def test_refuses_grouped_heads() -> None:
-    inputs = "float[B,4,S,4] q, float[B,2,T,4] k, float[B,2,T,3] v"
-    before = model(
-        f'<ir_version: 10, opset_import: ["": 24]> g ({inputs}) => (float[B,4,S,3] y) {{ y = Attention(q, k, v) }}'
-    )
+@pytest.mark.parametrize("window", ["left_window_size = 2", "right_window_size = 0"])
+def test_refuses_a_window(window: str) -> None:
+    before = layer(f"y = Attention <scale = 0.5, {window}> (q, k, v)", opset=25)
+    assert_refuses(before, LOWER_ATTENTION, Reason.ATTRIBUTE)
+    open_on_both_sides = "left_window_size = -1, right_window_size = -1"
+    assert_fires(layer(f"y = Attention <scale = 0.5, {open_on_both_sides}> (q, k, v)", opset=25), LOWER_ATTENTION)
+
+
+@pytest.mark.parametrize("mask", ["", "float[S,T] mask"])
+def test_a_soft_cap_comes_before_the_mask(mask: str) -> None:
+    body = "y = Attention <scale = 0.25, softcap = 1.5> " + ("(q, k, v, mask)" if mask else "(q, k, v)")
+    capped = f"{SCORES} d = Div(z, cap) t = Tanh(d) c = Mul(t, cap)"
+    consts = CONSTS + ", float cap = {1.5}"
+    rest = "m = Add(c, mask) p = Softmax(m) x = MatMul(p, v) " + CLEARED if mask else "p = Softmax(c) y = MatMul(p, v)"
+    before = layer(body, mask=mask)
+    after = assert_fires(before, LOWER_ATTENTION, 1, layer(f"{capped} {rest}", mask=mask, consts=consts))
+    assert_equivalent(before, after)
+
+
+GROUPED = "{head} (float[B,4,S,4] q, float[{k},T,4] k, float[{k},T,3] v{mask}) => (float[B,4,S,3] y) {{ {body} }}"
+
+
+@pytest.mark.parametrize("k", ["B,1", "B,2", "B,4"])
+@pytest.mark.parametrize("mask", ["", ", float[B,1,S,T] mask", ", bool[B,4,S,T] mask"])
+def test_grouped_heads_are_repeated_unless_a_product_does(k: str, mask: str) -> None:
+    body = "y = Attention <softcap = 2.5> (q, k, v, mask)" if mask else "y = Attention (q, k, v)"
+    head = '<ir_version: 10, opset_import: ["": 24]> g'
+    before = model(GROUPED.format(head=head, k=k, mask=mask, body=body))
+    after = assert_fires(before, LOWER_ATTENTION)
+    assert ("Expand" in {node.op_type for node in after.graph}) == (k == "B,2")
+    for sizes in ({"B": 2, "S": 3, "T": 5}, {"B": 1, "S": 1, "T": 1}):
+        assert_equivalent(before, after, sizes=sizes)
+
+
+def test_refuses_heads_that_are_no_multiple() -> None:
+    head = '<ir_version: 10, opset_import: ["": 24]> g'
+    before = model(GROUPED.format(head=head, k="B,3", mask="", body="y = Attention (q, k, v)"), infer=False)
     assert_refuses(before, LOWER_ATTENTION, Reason.SHAPE)
 
 

@@ -56,7 +56,7 @@ def test_an_expansion_of_the_mask_is_taken_off() -> None:
     assert_equivalent(before, assert_fires(before, LOWER_ATTENTION_FOR_TENSORRT, 1))
 
 
-@pytest.mark.parametrize("attribute", ["is_causal = 1", "softcap = 1.5", "softmax_precision = 11"])
+@pytest.mark.parametrize("attribute", ["is_causal = 1", "softmax_precision = 11"])
 def test_refuses_what_the_definition_spells(attribute: str) -> None:
     assert_refuses(layer(f"y = Attention <{attribute}> (q, k, v)"), LOWER_ATTENTION_FOR_TENSORRT, Reason.ATTRIBUTE)
 

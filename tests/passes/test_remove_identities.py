@@ -20,6 +20,9 @@ EXAMPLES = {
     + SIGNATURE
     + "<float r = {0.5}, bool t = {0}> {a = Dropout(x, r, t) y = Exp(a)}",
     "transpose in the same order": HEAD + SIGNATURE + "{a = Transpose <perm = [0, 1]> (x) y = Exp(a)}",
+    "times one": HEAD + SIGNATURE + "<float one = {1}> {a = Mul(x, one) y = Exp(a)}",
+    "one times": HEAD + SIGNATURE + "<float[1, 1] one = {1}> {a = Mul(one, x) y = Exp(a)}",
+    "over one": HEAD + SIGNATURE + "<float[1] one = {1}> {a = Div(x, one) y = Exp(a)}",
     "concat of one": HEAD + SIGNATURE + "{a = Concat <axis = 0> (x) y = Exp(a)}",
 }
 
@@ -35,6 +38,10 @@ KEPT = {
     "input to output": "(float[N] x) => (float[N] y) {y = Identity(x)}",
     "initializer to output": "(float[N] x) => (float[N] y, float[1] w) <float[1] v = {1}> {w = Identity(v) y = Exp(x)}",
     "cast to another type": "(float[N] x) => (double[N] y) {a = Cast <to = 11> (x) y = Exp(a)}",
+    "times another number": "(float[N] x) => (float[N] y) <float two = {2}> {a = Mul(x, two) y = Exp(a)}",
+    "one over": "(float[N] x) => (float[N] y) <float one = {1}> {a = Div(one, x) y = Exp(a)}",
+    "a one that adds an axis": "(float[N] x) => (float[1, N] y) <float[1, 1] one = {1}> {a = Mul(x, one) y = Exp(a)}",
+    "a one that may be another": "(float[N] x, float one = {1}) => (float[N] y) {a = Mul(x, one) y = Exp(a)}",
     "dropout in training": "(float[N] x) => (float[N] y) <float r = {0.5}, bool t = {1}> {a = "
     "Dropout(x, r, t) y = Exp(a)}",
     "dropout that may train": "(float[N] x, bool t = {0}) => (float[N] y) <float r = {0.5}> {a = "

@@ -94,6 +94,17 @@ def test_normalization_and_softmax_are_computed_in_double() -> None:
     np.testing.assert_allclose(evaluate(model, inputs, double=True)["y"], softmax(normed), rtol=0, atol=1e-14)
 
 
+def test_an_operator_that_takes_no_doubles_is_computed_as_it_is_defined() -> None:
+    text = "g (float[b, h, s, 8] x, float[b, s, 4] c, float[b, s, 4] d) => (float[b, h, s, 8] y) "
+    model = model_of(text + "{ y = RotaryEmbedding(x, c, d) }", 24)
+    inputs = {"x": normal(2, 3, 5, 8), "c": normal(2, 5, 4), "d": normal(2, 5, 4)}
+    x, c, d = (inputs[name].astype(np.float64) for name in "xcd")
+    first, second, c, d = x[..., :4], x[..., 4:], c[:, None], d[:, None]
+    expected = np.concatenate([first * c - second * d, second * c + first * d], -1)
+    np.testing.assert_allclose(evaluate(model, inputs, double=True)["y"], expected, rtol=0, atol=1e-14)
+    assert [node.op_type for node in model.graph] == ["RotaryEmbedding"]
+
+
 def test_subgraphs_and_functions_are_converted() -> None:
     text = """<ir_version: 10, opset_import: ["": 20, "local": 1]>
     g (bool c, float[n] x) => (float[n] y) {

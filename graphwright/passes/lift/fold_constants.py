@@ -31,6 +31,7 @@ from onnx.reference import ReferenceEvaluator
 from graphwright.engine import facts
 from graphwright.engine.builder import Names
 from graphwright.engine.pipeline import FunctionPass
+from graphwright.engine.shapes import infer_shapes
 
 MOST_INPUT = 16 << 20
 MOST_GROWTH = 1 << 20
@@ -122,6 +123,14 @@ def fold_constants(model: ir.Model) -> bool:
         >>> fold_constants(model), [node.op_type for node in model.graph]
         (True, ['Mul'])
     """
+    changed = again = _fold_all(model)
+    # A target of a Reshape that is a constant now says more of its result, and of all that comes of it.
+    while again and infer_shapes(model):
+        again = _fold_all(model)
+    return changed
+
+
+def _fold_all(model: ir.Model) -> bool:
     bodies = {id(function.graph) for function in model.functions.values()}
     names = Names(model)
     folded = [_fold(graph, names if id(graph) in bodies else None) for graph in list(facts.graphs(model))]

@@ -25,6 +25,7 @@ import onnx_ir as ir
 from graphwright.engine import facts
 from graphwright.engine.pattern import AnyOf, Op, PatternOps, Var
 from graphwright.engine.rewrite import Builder, Reason, Rule, require
+from graphwright.passes.lift import traced_patterns
 
 # The input types of Gelu-20.
 FLOATS = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE}
@@ -69,4 +70,4 @@ def gelu(op: Builder, x: ir.Value, form: int) -> ir.Value:
     return fused
 
 
-FUSE_GELU = Rule("fuse-gelu", (halved_product,), gelu, min_opset=20)
+FUSE_GELU = Rule("fuse-gelu", (halved_product, *traced_patterns.GELU), gelu, min_opset=20)

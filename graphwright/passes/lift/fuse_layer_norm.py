@@ -8,11 +8,12 @@ Before:                                                               After:
 
 The square may be d * d and the subtraction made twice; the division may be a product with Reciprocal(Sqrt),
 1 / Sqrt or Pow -0.5; the bias may be missing. A half-precision x may be cast to float32 in front and the
-quotient back to x's type before the scale: that is what the operator does by itself. Without a scale
-nothing is fused.
+quotient back to x's type before the scale: that is what the operator does by itself. Without a scale, or with
+one that the operator does not take, it gets one of ones.
 
 Shapes:    x [..., axes], rank known; scale and bias exactly [axes], the trailing axes that both means
-           reduce. These sizes may be numbers or names; the others may be unknown. y like x.
+           reduce. These sizes may be numbers or names, without a scale numbers; the others may be unknown. y
+           like x.
 Dtypes:    float16, bfloat16, float32; scale and bias like x. float64 would lose digits: the operator's
            statistics are float32.
 Refuses:   OPSET below 17; DTYPE not listed, scale or bias of another one, or a cast back to another one;
@@ -27,37 +28,36 @@ Source:    Ba et al. 2016, arXiv:1607.06450; ONNX operator LayerNormalization-17
 import onnx_ir as ir
 
 from graphwright.engine import facts
-from graphwright.engine.pattern import AnyOf, Checked, Op, PatternOps, Var
+from graphwright.engine.pattern import AnyOf, Checked, Op, Pattern, PatternOps, Var
 from graphwright.engine.rewrite import Builder, Rule
-from graphwright.passes.lift import normalization
+from graphwright.passes.lift import normalization, traced_patterns
 
 
-def _standardized(op: PatternOps, x: Var | Op, epsilon: Var, mean_axes: Var, variance_axes: Var) -> AnyOf:
-    mean = normalization.mean(op, x, mean_axes)
-    deviation = op.Sub(x, mean)
-    squared = normalization.square(op, op.any_of(deviation, op.Sub(x, mean)))
-    variance = op.Add(normalization.mean(op, squared, variance_axes), epsilon)
-    return normalization.over_root(op, deviation, variance)
+def _standardized(op: PatternOps, x: Var, epsilon: Var, mean_axes: Var, variance_axes: Var) -> AnyOf:
+    def normalized(value: Pattern) -> AnyOf:
+        mean = normalization.mean(op, value, mean_axes)
+        deviation = op.Sub(value, mean)
+        squared = normalization.square(op, op.any_of(deviation, op.Sub(value, mean)))
+        variance = op.Add(normalization.mean(op, squared, variance_axes), epsilon)
+        return normalization.over_root(op, deviation, variance)
 
-
-def _scaled(op: PatternOps, x: Var, scale: Var, epsilon: Var, mean_axes: Var, variance_axes: Var) -> Op:
-    plain = _standardized(op, x, epsilon, mean_axes, variance_axes)
-    wide = op.keep(op.Cast(x, to=normalization.FLOAT32))
-    narrowed = op.Cast(_standardized(op, wide, epsilon, mean_axes, variance_axes), to=op.attr("narrowed_to"))
-    product: Op = op.Mul(op.any_of(plain, narrowed, tag="casts"), scale)
-    return product
+    return normalization.of_any_width(op, x, normalized)
 
 
 def scale_and_bias(
     op: PatternOps, x: Var, scale: Var, bias: Var, epsilon: Var, mean_axes: Var, variance_axes: Var
 ) -> Op:
-    total: Op = op.Add(_scaled(op, x, scale, epsilon, mean_axes, variance_axes), bias)
+    total: Op = op.Add(op.Mul(_standardized(op, x, epsilon, mean_axes, variance_axes), scale), bias)
     return total
 
 
 def scale_alone(op: PatternOps, x: Var, scale: Var, epsilon: Var, mean_axes: Var, variance_axes: Var) -> Checked:
-    scaled = _scaled(op, x, scale, epsilon, mean_axes, variance_axes)
+    scaled = op.Mul(_standardized(op, x, epsilon, mean_axes, variance_axes), scale)
     return op.check(scaled, "no bias added to it: the pattern with a bias takes both", _has_no_bias)
+
+
+def without_scale(op: PatternOps, x: Var, epsilon: Var, mean_axes: Var, variance_axes: Var) -> AnyOf:
+    return _standardized(op, x, epsilon, mean_axes, variance_axes)
 
 
 def _has_no_bias(scaled: ir.Value) -> bool:
@@ -76,16 +76,18 @@ def _has_no_bias(scaled: ir.Value) -> bool:
 def layer_norm(
     op: Builder,
     x: ir.Value,
-    scale: ir.Value,
-    epsilon: ir.Value,
+    scale: ir.Value | None,
+    epsilon: ir.Value | float,
     mean_axes: normalization.Axes,
     variance_axes: normalization.Axes,
-    casts: int,
+    width: int,
     bias: ir.Value | None = None,
     narrowed_to: int | None = None,
 ) -> ir.Value:
-    normalization.require_dtype(x, casts, narrowed_to)
+    normalization.require_dtype(x, width, narrowed_to)
     axis = normalization.first_axis(x, mean_axes, variance_axes)
+    if scale is None:
+        scale = normalization.ones(op, x, axis)
     for parameter in (scale, bias):
         if parameter is not None:
             normalization.require_like_axes(parameter, x, axis)
@@ -95,4 +97,6 @@ def layer_norm(
     return fused
 
 
-FUSE_LAYER_NORM = Rule("fuse-layer-norm", (scale_and_bias, scale_alone), layer_norm, min_opset=17)
+PATTERNS = (scale_and_bias, scale_alone, without_scale, *traced_patterns.LAYER_NORM)
+
+FUSE_LAYER_NORM = Rule("fuse-layer-norm", PATTERNS, layer_norm, min_opset=17)

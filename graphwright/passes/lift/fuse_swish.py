@@ -20,6 +20,7 @@ import onnx_ir as ir
 from graphwright.engine import facts
 from graphwright.engine.pattern import Op, PatternOps, Var
 from graphwright.engine.rewrite import Builder, Reason, Rule, require
+from graphwright.passes.lift import traced_patterns
 
 # The input types of Swish-24.
 FLOATS = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE}
@@ -35,13 +36,16 @@ def gated_by_scaled_sigmoid(op: PatternOps, x: Var, alpha: Var) -> Op:
     return gated
 
 
-def swish(op: Builder, x: ir.Value, alpha: ir.Value | None = None) -> ir.Value:
+def swish(op: Builder, x: ir.Value, alpha: ir.Value | float | None = None) -> ir.Value:
     require(x.dtype in FLOATS, Reason.DTYPE, f"{facts.describe(x)}; Swish takes floats")
-    fused: ir.Value = op.Swish(x, alpha=None if alpha is None else _alpha(alpha, x))
+    number = _number(alpha, x) if isinstance(alpha, ir.Value) else alpha
+    exact = number is None or float(np.float32(number)) == number
+    require(exact, Reason.ATTRIBUTE, f"the factor {number!r} has more digits than Swish's float32 attribute")
+    fused: ir.Value = op.Swish(x, alpha=number)
     return fused
 
 
-def _alpha(value: ir.Value, x: ir.Value) -> float:
+def _number(value: ir.Value, x: ir.Value) -> float:
     number = facts.scalar(value)
     require(
         number is not None,
@@ -52,9 +56,9 @@ def _alpha(value: ir.Value, x: ir.Value) -> float:
     count = facts.rank(value)
     fits = count == 0 or (count is not None and count <= (facts.rank(x) or 0))
     require(fits, Reason.RANK, f"{facts.describe(value)} may add axes to {facts.describe(x)}")
-    exact = float(np.float32(number)) == number
-    require(exact, Reason.ATTRIBUTE, f"the factor {number!r} has more digits than Swish's float32 attribute")
     return number
 
 
-FUSE_SWISH = Rule("fuse-swish", (gated_by_own_sigmoid, gated_by_scaled_sigmoid), swish, min_opset=24)
+PATTERNS = (gated_by_own_sigmoid, gated_by_scaled_sigmoid, *traced_patterns.SWISH)
+
+FUSE_SWISH = Rule("fuse-swish", PATTERNS, swish, min_opset=24)

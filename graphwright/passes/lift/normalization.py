@@ -1,12 +1,14 @@
 """What the spellings of layer and RMS normalization have in common: patterns and guards, no rule."""
 
 import math
+from collections.abc import Callable
 
+import numpy as np
 import onnx_ir as ir
 
 from graphwright.engine import facts
 from graphwright.engine.pattern import AnyOf, Op, Pattern, PatternOps, Var
-from graphwright.engine.rewrite import Reason, require
+from graphwright.engine.rewrite import Builder, Reason, require
 
 # Both operators keep their statistics in float32, so float64 primitives would lose digits.
 FLOATS = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT})
@@ -14,6 +16,17 @@ HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 FLOAT32 = int(ir.DataType.FLOAT)
 
 Axes = ir.Value | tuple[int, ...] | None
+
+
+# What the tag of ``of_any_width`` says of a region between two casts, and of one without.
+NARROWED, PLAIN = 0, 1
+
+
+def of_any_width(op: PatternOps, x: Pattern, normalized: Callable[[Pattern], Pattern]) -> AnyOf:
+    """Match what is made of ``x``, or of ``x`` cast to float32 and then cast back; the tag ``width`` says which."""
+    wide = op.keep(op.Cast(x, to=FLOAT32))
+    narrowed = op.Cast(normalized(wide), to=op.attr("narrowed_to"))
+    return op.any_of(narrowed, normalized(x), tag="width")
 
 
 def mean(op: PatternOps, value: Pattern, axes: Var) -> AnyOf:
@@ -72,8 +85,21 @@ def require_like_axes(parameter: ir.Value, x: ir.Value, axis: int) -> None:
         require(facts.same_dim(*sizes), Reason.SHAPE, detail)
 
 
-def epsilon_of(value: ir.Value, x: ir.Value) -> float:
-    """Return the constant that is added to the variance, or refuse."""
+def ones(op: Builder, x: ir.Value, axis: int) -> ir.Value:
+    """Return a scale that changes nothing, for the axes of x from a negative one on, or refuse."""
+    sizes = [facts.static_dim(x, index) for index in range(axis, 0)]
+    known = [size for size in sizes if size is not None]
+    detail = f"without a scale the sizes of {facts.describe(x)} from axis {axis} on must be numbers"
+    require(len(known) == len(sizes), Reason.UNKNOWN, detail)
+    assert x.dtype is not None
+    return op.constant(np.ones(known, x.dtype.numpy()), "ones")
+
+
+def epsilon_of(value: ir.Value | float, x: ir.Value) -> float:
+    """Return the constant that is added to the variance, or refuse; a traced pattern gives the number itself."""
+    if isinstance(value, float):
+        require(value >= 0, Reason.CONSTANT, f"epsilon is {value}; needed 0 or more")
+        return value
     number = facts.scalar(value)
     require(
         number is not None,
@@ -87,13 +113,13 @@ def epsilon_of(value: ir.Value, x: ir.Value) -> float:
     return number
 
 
-def require_dtype(x: ir.Value, casts: int, narrowed_to: int | None) -> None:
+def require_dtype(x: ir.Value, width: int, narrowed_to: int | None) -> None:
     """Refuse what the operator does not take.
 
-    With ``casts`` the region computes in float32 and ``narrowed_to`` is the type of the cast behind it, None
+    Where ``width`` says so, the region computes in float32 and ``narrowed_to`` is the type of the cast behind it, None
     where a function's caller sets it.
     """
-    if not casts:
+    if width != NARROWED:
         require(x.dtype in FLOATS, Reason.DTYPE, f"{facts.describe(x)}; takes float16, bfloat16 and float32")
         return
     same = x.dtype in HALVES and narrowed_to == x.dtype

@@ -4,15 +4,16 @@ Before:                          After:
     x -- Identity -- Relu -- y       x -- Relu -- y
 
 Besides Identity: Cast to the type that the input has, Dropout outside training, Transpose into the same
-order, and Concat and Sum of one input.
+order, Concat and Sum of one input, and products with and quotients by the constant 1.
 
 Shapes:    none is read. A name, dtype and shape that the graph promises for an output stay.
 Dtypes:    all, and sequences and optionals.
 Refuses:   a node whose output is an output of its graph while its input is an input, an initializer,
            another output, or of an outer graph: ONNX has no other way to say so. A Cast of unknown input
-           type; a Dropout with a training flag that is not constantly false, or whose mask is used.
+           type; a Dropout with a training flag that is not constantly false, or whose mask is used; a 1 that
+           may add axes.
 Numerics:  the same bits.
-Source:    ONNX operators Identity, Cast, Dropout, Transpose, Concat. onnx_ir's IdentityEliminationPass is
+Source:    ONNX operators Identity, Cast, Dropout, Transpose, Concat, Mul. onnx_ir's IdentityEliminationPass is
            not used: of two outputs that are one value it loses the first one's name, it moves values of
            outer graphs into the outputs of subgraphs, and it narrows the declared shapes of graph inputs
            (version 1.1).
@@ -44,10 +45,17 @@ def remove_identities(model: ir.Model) -> bool:
     return changed
 
 
+def _source(node: ir.Node) -> ir.Value | None:
+    """Return the input that a node would give back."""
+    if not node.domain and node.op_type == "Mul" and facts.scalar(node.inputs[0]) == 1:
+        return node.inputs[1]
+    return node.inputs[0] if node.inputs else None
+
+
 def _is_identity(node: ir.Node) -> bool:
-    if node.domain or not node.inputs or node.inputs[0] is None:
+    source = _source(node)
+    if node.domain or source is None:
         return False
-    source = node.inputs[0]
     if node.op_type == "Identity":
         return True
     if node.op_type == "Cast":
@@ -57,7 +65,17 @@ def _is_identity(node: ir.Node) -> bool:
         return order is not None and order == tuple(range(len(order)))
     if node.op_type in ("Concat", "Sum"):
         return len(node.inputs) == 1
+    if node.op_type in ("Mul", "Div"):
+        return _is_one(node.inputs[0] if source is node.inputs[1] else node.inputs[1], source)
     return node.op_type == "Dropout" and _is_inference(node)
+
+
+def _is_one(value: ir.Value | None, source: ir.Value) -> bool:
+    """Tell whether a factor is 1 throughout and adds no axes to what it is multiplied with."""
+    if facts.scalar(value) != 1 or facts.constant(source) is not None:
+        return False
+    count = facts.rank(value) or 0
+    return count == 0 or count <= (facts.rank(source) or 0)
 
 
 def _is_inference(node: ir.Node) -> bool:
@@ -68,7 +86,7 @@ def _is_inference(node: ir.Node) -> bool:
 
 
 def _is_removable(node: ir.Node, graph: ir.Graph) -> bool:
-    source, result = node.inputs[0], node.outputs[0]
+    source, result = _source(node), node.outputs[0]
     assert source is not None
     if not result.is_graph_output():
         return True
@@ -78,7 +96,7 @@ def _is_removable(node: ir.Node, graph: ir.Graph) -> bool:
 
 
 def _remove(node: ir.Node, graph: ir.Graph) -> None:
-    source, result = node.inputs[0], node.outputs[0]
+    source, result = _source(node), node.outputs[0]
     assert source is not None
     if source.producer() is not None:
         source.type = source.type or result.type

@@ -8,7 +8,7 @@ Many operators of ONNX are functions of others, and their definition says so in 
 operator, or not in the form in which a node uses it, its definition takes its place, if the table has all of that:
 LayerNormalization with its statistics, Clip of integers, Swish before TensorRT 11. Attention is replaced in any form,
 for the reason that ``lower-attention-for-tensorrt`` gives: that pass before this one takes the usual forms, this one
-caches, grouped heads, triangles and soft caps. The lowest version counts, so that a model is good for all of them.
+caches, triangles and windows. The lowest version counts, so that a model is good for all of them.
 
 Shapes:    as the definitions; those of the outputs stay.
 Dtypes:    as the definitions; the types of the inputs must be known.

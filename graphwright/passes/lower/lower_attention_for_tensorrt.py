@@ -10,10 +10,9 @@ Before:                     After:
 TensorRT's parser knows ``Attention``, and makes of it one fused kernel or fails: whether it may fall back to several
 is an attribute of the parser's own that an ONNX model cannot carry. In float32 there is no fused kernel. Written out,
 the same layer is fused where there is a kernel and built where there is none; for that the scale has to be on the
-queries. Masks, and rows without a key, are as in ``lower-attention``.
+queries. Masks, rows without a key, soft caps and grouped heads are as in ``lower-attention``.
 
-Shapes:    q [B,H,S,D], k [B,H,T,D], v [B,H,T,E], mask broadcastable to [B,H,S,T]; D static unless scale is
-           given.
+Shapes:    those of ``lower-attention``.
 Dtypes:    float16, bfloat16, float32, float64.
 Refuses:   what ``lower-attention`` refuses; ``expand-definitions`` writes that out.
 Numerics:  same formula; the queries are scaled, which rounds each once.
