@@ -10,6 +10,8 @@ import pytest
 
 import graphwright as gw
 from graphwright.cli import main
+from graphwright.compilation.precision import with_precision
+from graphwright.compilation.steps import build_pipeline
 from graphwright.engine.compare import TOLERANCES, compare
 from graphwright.engine.pipeline import FunctionPass
 from graphwright.frontends import load
@@ -152,6 +154,14 @@ def test_the_step_stands_between_the_targets_spellings_and_its_fusions() -> None
     text = quiet(layer(), precision="bf16", verify="off").report.pipeline.split(",")
     assert text.index("lower-without-kernel") + 1 == text.index("precision(type=bf16)")
     assert str(gw.passes().parse("default,precision(bf16)", "ort-cpu")) == ",".join(text)
+
+
+def test_products_are_seen_behind_the_pass_that_joins_them() -> None:
+    joining = build_pipeline("default,fuse-linear", "ort-cpu")
+    for kind, reader in (("int8", "quantize"), ("fp16", "precision")):
+        steps = [step.name for step in with_precision(joining, kind).steps]
+        assert steps.index("fuse-linear") < steps.index("spell-linear") < steps.index(reader)
+    assert "spell-linear" not in str(with_precision(build_pipeline("default", "ort-cpu"), "int8"))
 
 
 def test_pipeline_text_observes_too() -> None:

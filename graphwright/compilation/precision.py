@@ -13,6 +13,8 @@ from graphwright.errors import UsageError
 from graphwright.passes.discovery import catalogue
 from graphwright.passes.lower.precision import PRECISION
 from graphwright.passes.lower.quantize import QUANTIZE
+from graphwright.passes.lower.spell_linear import SPELL_LINEAR
+from graphwright.passes.transform.fuse_linear import FUSE_LINEAR
 
 Requests = Callable[[], Sequence[Mapping[str, np.ndarray]]]
 
@@ -39,10 +41,17 @@ def with_precision(pipeline: Pipeline, precision: str, target: str = "ort-cpu") 
     if own is not None:
         found = f"{precision!r} beside the pass {own}"
         raise UsageError("option precision", found, needed="one of the two", hint="leave the option out")
-    step = replace(catalogue().find(STEPS[precision].name), options={"type": precision})
+    names = [step.name for step in pipeline.steps]
+    if FUSE_LINEAR.name in names and SPELL_LINEAR.name not in names:
+        # Both look for products, which a Linear hides.
+        pipeline = _with_step(pipeline, catalogue().find(SPELL_LINEAR.name))
+    return _with_step(pipeline, replace(catalogue().find(STEPS[precision].name), options={"type": precision}))
+
+
+def _with_step(pipeline: Pipeline, step: Step) -> Pipeline:
+    """Return the pipeline with a step before the first that runs later: a list of passes may have any order."""
     order = [each.name for each in catalogue().steps()]
     later = set(order[order.index(step.name) :])
-    # Before the first that runs later: a list of passes may have any order.
     place = next((at for at, each in enumerate(pipeline.steps) if each.name in later), len(pipeline.steps))
     return Pipeline((*pipeline.steps[:place], step, *pipeline.steps[place:]))
 

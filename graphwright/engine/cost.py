@@ -16,7 +16,7 @@ import onnx_ir as ir
 from graphwright.engine import facts
 from graphwright.engine.attention_cost import Region, find_attentions, paper_macs
 from graphwright.engine.formula import Formula
-from graphwright.engine.node_cost import Uncounted, Work, total_work, work_of
+from graphwright.engine.node_cost import LINEAR, Uncounted, Work, total_work, work_of
 from graphwright.engine.sample import size_of
 from graphwright.engine.shapes import infer_shapes
 from graphwright.engine.shapes.terms import Size
@@ -165,8 +165,8 @@ def _as_json(work: Work) -> dict[str, Size]:
 def cost_table(model: ir.Model, dims: Mapping[str, int] | None = None) -> CostReport:
     """Return the cost of the main graph, in formulas or at these sizes of the named dimensions.
 
-    Nodes that carry graphs and calls of model-local functions are listed as unknown: how often a body runs,
-    and at what sizes, is not written in the model.
+    Nodes that carry graphs and calls of model-local functions, other than graphwright.Linear, are listed as unknown:
+    how often a body runs, and at what sizes, is not written in the model.
 
     Example:
         >>> text = "g (float[N, 4] x, float[4, 8] w) => (float[N, 8] y) {y = MatMul(x, w)}"
@@ -188,7 +188,7 @@ def cost_table(model: ir.Model, dims: Mapping[str, int] | None = None) -> CostRe
     seen: set[int] = set()
     for node in model.graph:
         try:
-            if node.op_identifier() in model.functions:
+            if node.op_identifier() in model.functions and (node.domain, node.op_type) != LINEAR:
                 raise Uncounted("calls a function of the model")
             works[node] = work_of(node, weights)
         except Uncounted as why:

@@ -16,7 +16,9 @@ from graphwright.engine.shapes import sizes
 Shape = tuple[Formula, ...]
 _TRANSCENDENTAL = 8
 # Operators that are a matrix product, of activations with each other or with weights.
-PRODUCTS = frozenset({"MatMul", "FusedMatMul", "Gemm"})
+PRODUCTS = frozenset({"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Linear"})
+# A function of graphwright's own that counts as one node, by domain and name (plugins/linear).
+LINEAR = ("graphwright", "Linear")
 
 # Operations per element of the output.
 _PER_OUTPUT: dict[str, int] = {
@@ -158,8 +160,24 @@ def _by_element(node: ir.Node) -> Formula:
 def _matmul(node: ir.Node) -> tuple[Formula, Formula]:
     first, count = shape_of(node.inputs[0]), product_of(shape_of(node.outputs[0]))
     inner = -2 if facts.attribute(node, "transA") and len(first) > 1 else -1
-    biased = node.op_type == "Gemm" and len(node.inputs) > 2 and node.inputs[2] is not None
+    biased = node.op_type in ("Gemm", "FusedGemm") and len(node.inputs) > 2 and node.inputs[2] is not None
     return count * first[inner], count * int(biased)
+
+
+def _linear(node: ir.Node) -> tuple[Formula, Formula]:
+    """The product, and for each number of the result what its epilogue takes: bias, activation, residual."""
+    inner, count = shape_of(node.inputs[0])[-1], product_of(shape_of(node.outputs[0]))
+    added = sum(value is not None for value in node.inputs[2:])
+    activation = str(facts.attribute(node, "activation") or "none")
+    # gelu_tanh is a Gelu too; none is no operator.
+    operator = activation.removesuffix("_tanh").capitalize()
+    return count * inner, count * (added + _PER_OUTPUT.get(operator, 0))
+
+
+def _fused_gemm(node: ir.Node) -> tuple[Formula, Formula]:
+    macs, others = _matmul(node)
+    activation = _PER_OUTPUT.get(str(facts.attribute(node, "activation")), 0)
+    return macs, others + product_of(shape_of(node.outputs[0])) * activation
 
 
 def _conv(node: ir.Node) -> tuple[Formula, Formula]:
@@ -195,6 +213,8 @@ def attention_sizes(node: ir.Node) -> tuple[Formula, Formula, Formula]:
 _ATTENTIONS = ("Attention", "MultiHeadAttention")
 _FORMULAS: dict[str, Callable[[ir.Node], tuple[Formula, Formula]]] = {
     **dict.fromkeys(PRODUCTS, _matmul),
+    "FusedGemm": _fused_gemm,
+    "Linear": _linear,
     "Conv": _conv,
     **dict.fromkeys(_ATTENTIONS, _attention),
 }

@@ -1,65 +1,84 @@
-"""Pack three projections of one input, as the query, key and value of attention, into one product.
+"""Pack the projections of one input that one attention takes, as its query, key and value, into one product.
 
 Before:                              After:
         +-- MatMul wq -- + bq -- q       x -- MatMul [wq|wk|wv] -- + [bq|bk|bv] -- Split --+-- q
     x --+-- MatMul wk -- + bk -- k                                                         +-- k
         +-- MatMul wv -- + bv -- v                                                         +-- v
 
-Shapes:    x [..., E], weights [E, N] constant, each with its own N; biases [N] constant, all three or none.
+            +-- MatMul wk -- k           m -- MatMul [wk|wv] -- Split --+-- k
+    m ------+-- MatMul wv -- v                                          +-- v       (cross attention)
+
+            +-- Gemm wq, bq -- q         x -- Gemm [wq|wk|wv], [bq|bk|bv] -- Split --+-- q
+    x ------+-- Gemm wk, bk -- k                                                     +-- k
+            +-- Gemm wv, bv -- v                                                     +-- v
+
+Two or three belong together where the same attention operator takes them, with biases, positions, norms and layout on
+the way; and three of one input that has no others, whatever takes them. A memory that several layers attend to has two
+for each layer: these are packed layer by layer. Opt-in: it brought no gain on ONNX Runtime's CPU (docs/design/0004).
+
+Shapes:    x [..., E], weights [E, N] constant, or [N, E] of a Gemm that transposes them, each with its own N, as of
+           grouped queries; biases [N] constant. A missing bias beside others is zeros.
 Dtypes:    any that MatMul takes; it has one for all.
-Refuses:   OPSET below 13; CONSTANT a weight or bias that is not constant; RANK a weight that is no matrix, a
-           bias that is no vector; SHAPE a bias whose length is not its weight's columns; SHARED and
-           GRAPH_OUTPUT interior values.
+Refuses:   OPSET below 13; CONSTANT a bias that is not constant; RANK a weight that is no matrix, a bias that is no
+           vector; SHAPE a bias whose length is not its weight's columns; ATTRIBUTE weights of which some are
+           transposed; SHARED and GRAPH_OUTPUT interior values. What is refused for its bias is packed without it, and
+           the bias stays behind the Split. A product with what is not constant is no projection.
 Numerics:  the same sums, each in the order that the backend's product takes.
 Source:    Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2; block matrix product.
 """
 
+from typing import Any
+
 import onnx_ir as ir
 
-from graphwright.engine import facts
-from graphwright.engine.pattern import Op, PatternOps, Var
-from graphwright.engine.rewrite import Builder, Reason, Rule, require
-from graphwright.engine.weights import concatenated
+from graphwright.engine.pattern import AnyOf, PatternOps, Var
+from graphwright.engine.rewrite import Builder, Rule
+from graphwright.passes.projections import packed, projections, siblings
+
+ATTENTIONS = frozenset({"Attention", "MultiHeadAttention", "GroupQueryAttention"})
+# What may stand between a projection and its attention: bias, scale, positions, norms of heads, layout, past keys.
+BETWEEN = frozenset(
+    {
+        *("Add", "Mul", "Div", "Neg", "Cast", "Identity", "RotaryEmbedding", "RMSNormalization", "LayerNormalization"),
+        *("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Slice", "Split", "Concat"),
+    }
+)
+# The way from a projection to its attention is shorter; what is longer is another thing.
+MOST_STEPS = 64
 
 
-def with_biases(op: PatternOps, x: Var, w1: Var, w2: Var, w3: Var, b1: Var, b2: Var, b3: Var) -> tuple[Op, Op, Op]:
-    return op.Add(op.MatMul(x, w1), b1), op.Add(op.MatMul(x, w2), b2), op.Add(op.MatMul(x, w3), b3)
+def three_projections(op: PatternOps, x: Var) -> tuple[AnyOf, ...]:
+    return projections(op, x, 3, of_one_attention)
 
 
-def without_biases(op: PatternOps, x: Var, w1: Var, w2: Var, w3: Var) -> tuple[Op, Op, Op]:
-    return op.MatMul(x, w1), op.MatMul(x, w2), op.MatMul(x, w3)
+def two_projections(op: PatternOps, x: Var) -> tuple[AnyOf, ...]:
+    return projections(op, x, 2, of_one_attention)
 
 
-def packed(
-    op: Builder,
-    x: ir.Value,
-    w1: ir.Value,
-    w2: ir.Value,
-    w3: ir.Value,
-    b1: ir.Value | None,
-    b2: ir.Value | None,
-    b3: ir.Value | None,
-) -> tuple[ir.Value, ...]:
-    weights = [_constant(value, 2) for value in (w1, w2, w3)]
-    product = op.MatMul(x, op.constant(concatenated(weights, 1), "packed_weight"))
-    if b1 is not None and b2 is not None and b3 is not None:
-        biases = [_constant(value, 1) for value in (b1, b2, b3)]
-        for bias, weight in zip(biases, weights, strict=True):
-            detail = f"the bias {bias.name} has {bias.shape[0]} entries for {weight.shape[1]} columns"
-            require(bias.shape[0] == weight.shape[1], Reason.SHAPE, detail)
-        product = op.Add(product, op.constant(concatenated(biases, 0), "packed_bias"))
-    sizes = [weight.shape.numpy()[1] for weight in weights]
-    outputs: tuple[ir.Value, ...] = op.Split(product, sizes, axis=-1, _outputs=3)
-    return outputs
+def of_one_attention(product: ir.Value) -> tuple[ir.Value, ...]:
+    """Return the siblings that the same attention takes, or all where they are three and none is known to."""
+    found = siblings(product)
+    attention = _attention_of(product) if len(found) > 1 else None
+    if attention is not None:
+        return tuple(each for each in found if _attention_of(each) is attention)
+    return found if len(found) == 3 else ()
 
 
-def _constant(value: ir.Value, rank: int) -> ir.TensorProtocol:
-    tensor = facts.constant(value)
-    require(tensor is not None, Reason.CONSTANT, f"{facts.describe(value)} is not a constant")
-    assert tensor is not None
-    count = len(tensor.shape)
-    require(count == rank, Reason.RANK, f"{facts.describe(value)} has {count} axes, needs {rank}")
-    return tensor
+def _attention_of(product: ir.Value) -> ir.Node | None:
+    """Return the first attention operator that takes what is made of a product."""
+    waiting, seen = [product], set[ir.Node]()
+    while waiting and len(seen) < MOST_STEPS:
+        for user, _ in waiting.pop(0).uses():
+            if user.op_type in ATTENTIONS:
+                return user
+            if user.op_type in BETWEEN and user not in seen:
+                seen.add(user)
+                waiting.extend(user.outputs)
+    return None
 
 
-PACK_QKV = Rule("pack-qkv", (with_biases, without_biases), packed, min_opset=13)
+def one_product(op: Builder, x: ir.Value, **bound: Any) -> tuple[ir.Value, ...]:
+    return packed(op, x, 3 if "weight_2" in bound else 2, bound)
+
+
+PACK_QKV = Rule("pack-qkv", (three_projections, two_projections), one_product, min_opset=13)
