@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphwright.compilation.checking import requests
+from graphwright.compilation.padding import with_free_padding
 from graphwright.compilation.running import Call, runner
 from graphwright.compilation.settings import as_profile
 from graphwright.engine.compare import TOLERANCES, Difference, Tolerance, gap_of, plain
@@ -67,11 +68,13 @@ def compare_models(
     task: str = "auto",
     inputs: Path | None = None,
     tolerance: float | None = None,
+    padding: str = "keep",
 ) -> Comparison:
     """Run both models on the same inputs: those of a file, else random ones at the profile's points.
 
     Indices of the largest that tie in the first model may come in either order (``engine.ties``). Without a profile, a
-    point at which the first model cannot run is skipped.
+    point at which the first model cannot run is skipped. With ``padding`` "free", zeros are due where its mask hides a
+    token.
 
     Raises:
         VerificationError: the first model runs at no point.
@@ -84,6 +87,7 @@ def compare_models(
         (True, False)
     """
     a, b = (load_source(model, profile=profile, task=task) for model in (first, second))
+    a = with_free_padding(a) if padding == "free" else a
     given = [read_arrays(inputs, a.model)] if inputs is not None else _requests(a, profile)
     allowed = TOLERANCES if tolerance is None else {dtype: Tolerance(tolerance, 0.0) for dtype in TOLERANCES}
     found = _compare(a.model, runner(a), runner(b), given, allowed, may_skip=inputs is None and profile is None)

@@ -9,6 +9,7 @@ import numpy as np
 
 from graphwright.artifact import Artifact
 from graphwright.compilation.checking import requests
+from graphwright.compilation.padding import with_free_padding
 from graphwright.compilation.precision import informed, with_precision
 from graphwright.compilation.settings import Settings
 from graphwright.compilation.steps import build_pipeline
@@ -139,8 +140,11 @@ def bisect(
     passes: str | Sequence[object] | None = None,
     scripts: Sequence[str] = (),
     failure_dir: str | Path | None = None,
+    padding: str = "keep",
 ) -> Guilty:
     """Find the first application that changes the model's numbers; its case goes to ``failure_dir``.
+
+    With ``padding`` "free", the model gives zeros where its mask hides a token, as ``optimize`` takes it.
 
     Raises:
         LoadError, ExportError: the model cannot be read or traced.
@@ -152,9 +156,10 @@ def bisect(
         >>> print(bisect(ir.from_onnx_text(text), passes="fuse-gelu"))
         all 0 applications keep the numbers (1 runs)
     """
-    settings = Settings(profile, task, target, passes)
+    settings = Settings(profile, task, target, passes, padding=padding)
     pipeline = build_pipeline(passes, target, scripts)
     source = load_source(model, example_inputs, profile=profile, task=task)
+    source = with_free_padding(source) if padding == "free" else source
     inputs = requests(source.model, settings.bind(source.model), source.example_inputs)
     pipeline = informed(pipeline, lambda: inputs)
     folder = Path(failure_dir) if failure_dir is not None else None

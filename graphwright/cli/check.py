@@ -24,6 +24,7 @@ def verify(
         float | None,
         typer.Option(min=0.0, help="Allowed absolute difference; without it, by the table per type."),
     ] = None,
+    padding: options.Padding = "keep",
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -36,7 +37,7 @@ def verify(
         raise UsageError("verify", "one model", needed="two models to compare, or --target tensorrt")
     from graphwright.compare_models import compare_models
 
-    found = compare_models(a, b, profile=profile, task=task, inputs=inputs, tolerance=tolerance)
+    found = compare_models(a, b, profile=profile, task=task, inputs=inputs, tolerance=tolerance, padding=padding)
     if as_json:
         say_json(found.to_json())
     else:
@@ -108,6 +109,7 @@ def bisect(
     passes: options.PassesText = None,
     gs_script: options.Scripts = None,
     failure_dir: options.FailureFolder = options.FAILURE_FOLDER,
+    padding: options.Padding = "keep",
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -122,6 +124,7 @@ def bisect(
         passes=passes,
         scripts=gs_script or (),
         failure_dir=failure_dir,
+        padding=padding,
     )
     if as_json:
         say_json(found.to_json())

@@ -24,6 +24,7 @@ PassesText = Annotated[
     str | None,
     typer.Option("--passes", metavar="TEXT", help="Pipeline text; default,-NAME takes a pass out."),
 ]
+Padding = Annotated[str, typer.Option(help="keep, or free: zeros where the mask hides a token.")]
 Scripts = Annotated[
     list[str] | None,
     typer.Option("--gs-script", metavar="FILE.py:FUNC", help="An onnx-graphsurgeon function to run first; repeatable."),
