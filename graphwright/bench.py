@@ -1,9 +1,4 @@
-"""Latency, measured so that contenders can be compared: runs interleaved, medians with their spread.
-
-Contenders take turns within each round and the order turns with the rounds, so that a machine that heats up or is
-shared slows all of them alike. Each turn waits until the idle threads of the one before have stopped spinning, and
-begins with a call that is not timed.
-"""
+"""Latency, measured so that contenders can be compared: interleaved (``runtime.timing``), medians with their spread."""
 
 import os
 import platform
@@ -24,17 +19,12 @@ from graphwright.errors import UsageError
 from graphwright.optimize import load_source, onnx_file
 from graphwright.report import Latency
 from graphwright.runtime.bound import BoundProfile, Which
+from graphwright.runtime.machine import processor
 from graphwright.runtime.ort import OrtSession
 from graphwright.runtime.profile import Profile
 from graphwright.runtime.signature import inputs_of
+from graphwright.runtime.timing import PAUSE, Call, interleaved
 
-Call = Callable[[], object]
-
-# A round of very quick calls is repeated until it takes this long, so that the clock's own cost does not
-# count.
-_SHORTEST = 0.0005
-# The pause before each turn, in seconds: ONNX Runtime's idle threads spin for more than 20 ms and less than 100 ms.
-_PAUSE = 0.1
 _CORNERS: tuple[Which, ...] = ("min", "opt", "max")
 
 
@@ -46,7 +36,7 @@ def measure(
     warmup: int = 5,
     seconds: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
-    pause: float = _PAUSE,
+    pause: float = PAUSE,
 ) -> list[Latency]:
     """Time calls against each other; ``seconds`` ends the rounds early, after three at least.
 
@@ -59,16 +49,8 @@ def measure(
     """
     if not contenders or runs < 1:
         raise UsageError("bench", f"{len(contenders)} contenders and {runs} runs", needed="at least one of each")
-    repeats = {name: _repeats(call, warmup, clock) for name, call in contenders.items()}
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    names = list(contenders)
-    started = clock()
-    for turn in range(runs):
-        for name in _turned(names, turn):
-            times[name].append(_take_turn(contenders[name], repeats[name], clock, pause))
-        if seconds is not None and turn >= 2 and clock() - started > seconds:
-            break
-    return [_summary(shape, name, times[name]) for name in names]
+    times = interleaved(contenders, runs=runs, warmup=warmup, seconds=seconds, clock=clock, pause=pause)
+    return [_summary(shape, name, taken) for name, taken in times.items()]
 
 
 def circumstances(threads: int, packages: Sequence[str]) -> dict[str, Any]:
@@ -78,42 +60,12 @@ def circumstances(threads: int, packages: Sequence[str]) -> dict[str, Any]:
         >>> sorted(circumstances(2, ["numpy"]))
         ['date', 'machine', 'threads', 'versions']
     """
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-        names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-        processor = next(names, processor)
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{processor}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
+        "machine": f"{processor()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
         "threads": threads,
         "versions": {"graphwright": __version__, **{name: version(name) for name in packages}},
     }
-
-
-def _turned(names: Sequence[str], turn: int) -> list[str]:
-    first = turn % len(names)
-    return [*names[first:], *names[:first]]
-
-
-def _repeats(call: Call, warmup: int, clock: Callable[[], float]) -> int:
-    for _ in range(max(warmup, 1)):
-        took = _time(call, 1, clock)
-    return max(1, round(_SHORTEST / took)) if 0 < took < _SHORTEST else 1
-
-
-def _take_turn(call: Call, repeats: int, clock: Callable[[], float], pause: float) -> float:
-    time.sleep(pause)
-    call()
-    return _time(call, repeats, clock)
-
-
-def _time(call: Call, repeats: int, clock: Callable[[], float]) -> float:
-    started = clock()
-    for _ in range(repeats):
-        call()
-    return (clock() - started) / repeats
 
 
 def _summary(shape: str, name: str, times: Sequence[float]) -> Latency:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from graphwright.artifact import Artifact
+from graphwright.compilation.padding import with_free_padding
 from graphwright.compilation.precision import with_precision
 from graphwright.compilation.run import Compilation
 from graphwright.compilation.settings import Settings, as_profile
@@ -13,6 +14,7 @@ from graphwright.folder import MODEL, is_artifact, kept_files
 from graphwright.frontends import Source, load
 from graphwright.report.progress import Tell, progress_bar
 from graphwright.runtime.profile import Profile
+from graphwright.tuning.tune import check_tunable
 
 
 def optimize(
@@ -34,14 +36,17 @@ def optimize(
     ``model`` is a torch module (with example inputs), a Hugging Face model or its saved folder, or an ONNX
     file or object, which is not changed. ``passes`` is pipeline text or a list (``compilation.steps``).
     ``precision`` is fp32, fp16, bf16, int8 or fp8; ranges are observed on the example inputs and on random ones at the
-    profile's shapes, and the loss is in the report. ``verify`` is off, final, region or each. ``progress`` may be a
-    function of (what, done, total). A failed check leaves its case in ``graphwright-failure`` in the current folder.
+    profile's shapes, and the loss is in the report. ``tune`` times the alternatives of each region on this machine at
+    the profile's opt shapes, for a minute at most, and keeps its choices in the user's cache folder. ``padding`` is
+    keep or free: zeros where the mask hides a token, so that padding needs no work. ``verify`` is off,
+    final, region or each. ``progress`` may be a function of (what, done, total). A failed check leaves its case in
+    ``graphwright-failure`` in the current folder.
 
     Raises:
         UsageError: an option, pipeline or profile that is wrong or does not fit the model.
         LoadError, ExportError: the model cannot be read or traced.
         CheckError: a pass left a graph that is not valid, or the numbers differ.
-        MissingDependencyError: a package that the model needs is not there.
+        MissingDependencyError: a package that the model needs is not there, or, to tune, the target's provider.
 
     Example:
         >>> import onnx_ir as ir
@@ -61,11 +66,15 @@ def compile_model(model: object, example_inputs: Mapping[str, Any] | None, setti
     """
     pipeline = build_pipeline(settings.passes, settings.target, settings.scripts)
     pipeline = with_precision(pipeline, settings.precision, settings.target)
+    if settings.tune:
+        check_tunable(settings.target, pipeline)
     path = Path(model) if isinstance(model, str | Path) else None
     with progress_bar(settings.progress) as tell:
         tell("load", 0, len(pipeline.steps) + 2)
         source = load_source(model, example_inputs, profile=settings.profile, task=settings.task)
         original = onnx_file(path) if path is not None else None
+        if settings.padding == "free":
+            source, original = with_free_padding(source), None
         artifact = Compilation(source, pipeline, settings, tell, original).run()
     if path is not None and path.is_dir():
         artifact.files = kept_files(path)

@@ -120,8 +120,8 @@ def test_an_artifacts_folder_stands_for_its_model() -> None:
     [
         ("precision", "int4", "fp16"),
         ("precision", "fp12", "fp32"),
-        ("padding", "free", "keep"),
-        ("tune", True, "no"),
+        ("padding", "sometimes", "free"),
+        ("tune", "yes", "True"),
         ("target", "toaster", "ort-cpu"),
         ("verify", "sometimes", "region"),
     ],

@@ -70,8 +70,10 @@ def optimize(
     gs_script: options.Scripts = None,
     explain: ExplainRule = None,
     html: Annotated[Path | None, typer.Option(help="Also write the report as HTML.")] = None,
-    padding: Annotated[str, typer.Option(help="keep; free is to come.")] = "keep",
-    tune: Annotated[bool, typer.Option("--tune", help="Measure alternatives; to come.")] = False,
+    padding: options.Padding = "keep",
+    tune: Annotated[bool, typer.Option("--tune", help="Time alternatives on this machine, keep the fastest.")] = False,
+    tune_seconds: Annotated[float, typer.Option(help="What --tune may take for timing, about.")] = 60.0,
+    tuning_cache: Annotated[Path | None, typer.Option(metavar="DIR", help="Where --tune keeps its choices.")] = None,
     failure_dir: options.FailureFolder = options.FAILURE_FOLDER,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
@@ -85,6 +87,7 @@ def optimize(
     shown = False if quiet else None
     common = Settings(profile, task, target, passes, precision, verify, tune, padding, shown)
     tools = replace(common, scripts=tuple(gs_script or ()), stop_after=stop_after, explain=explain)
+    tools = replace(tools, tuning_seconds=tune_seconds, tuning_cache=tuning_cache)
     settings = replace(tools, print_changes=print_changes, staging=output.parent, failure_dir=failure_dir)
     artifact = compile_model(model, None, settings)
     artifact.save(output)
@@ -138,6 +141,7 @@ VERBS = (
             "optimize model.onnx -o optimized",
             "optimize model_folder -o optimized --profile batch=1:8:32,seq=1:128:512 --html report.html",
             "optimize model.onnx -o optimized --passes default,-fuse-gelu --verify region",
+            "optimize model.onnx -o optimized --profile batch=1:8:32,seq=1:128:512 --tune",
         ),
     ),
 )

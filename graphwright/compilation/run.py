@@ -18,7 +18,9 @@ from graphwright.artifact import Artifact
 from graphwright.compilation.checking import ROUNDED, Checked, Failure, check, requests
 from graphwright.compilation.loss import with_loss
 from graphwright.compilation.precision import informed
+from graphwright.compilation.running import own_weights
 from graphwright.compilation.settings import Settings
+from graphwright.compilation.tuning import tune
 from graphwright.engine.by_design import Approximations, passes_text, summary
 from graphwright.engine.observe import Observer, PrintChanges, Progress, Record, StopAfter
 from graphwright.engine.pipeline import Pipeline, run_pipeline
@@ -34,12 +36,14 @@ from graphwright.frontends.onnx import load_onnx, save_onnx
 from graphwright.report import Report, Size, Verification
 from graphwright.report.measure import explanations, pass_rows, size_of, target_refusals
 from graphwright.report.progress import Tell
+from graphwright.report.tuning import summary_of
 from graphwright.runtime.openvino import OpenVINOSession
 from graphwright.runtime.ort import OrtSession
 from graphwright.runtime.ort_load import LARGEST_IN_MEMORY, NEWEST_IR_VERSION
 from graphwright.runtime.providers import has_provider_for
 from graphwright.runtime.reference import Reference, evaluate
 from graphwright.runtime.time_limit import CHECKED_RUN
+from graphwright.tuning.tune import Tuned
 
 Session = OrtSession | OpenVINOSession
 
@@ -58,6 +62,7 @@ class Compilation:
     original: Path | None = None
     record: Record = field(default_factory=Record)
     seconds: dict[str, float] = field(default_factory=dict)
+    tuned: Tuned | None = None
 
     def run(self) -> Artifact:
         """Do all of it.
@@ -68,6 +73,8 @@ class Compilation:
             OutputError: a large result could not be written to the staging folder.
         """
         self.profile = self.settings.bind(self.source.model)
+        if self.settings.tune:
+            self._tune()
         pipeline = informed(self.pipeline, self._requests)
         self.approximations = Approximations(self.pipeline.changing)
         before = size_of(self.source.model)
@@ -81,7 +88,7 @@ class Compilation:
             if path is not None:
                 model = load_onnx(path)
             elif self.source.reference is not None:
-                _own_weights(model)
+                own_weights(model)
             with self._timed("verification"):
                 checked, session = self._verify(model, path)
         except BaseException:
@@ -106,7 +113,16 @@ class Compilation:
             (*explanations(self.record.outcomes, self.settings.explain), *target_refusals(model, self.settings.target)),
             (),
             self.seconds,
+            self.tuned.report if self.tuned is not None else None,
+            self.settings.padding,
         )
+
+    def _tune(self) -> None:
+        """Choose where which rules fire, by measuring; all that follows is as without."""
+        with self._timed("tuning"):
+            given = (self.source, self.pipeline, self.profile, self.settings)
+            self.tuned = tune(*given, lambda what: self._tell(what, 0))
+        self.pipeline = self.tuned.pipeline
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
@@ -125,6 +141,8 @@ class Compilation:
             self.approximations,
             Progress(lambda name, done, _: self._tell(name, done + 1), names),
         ]
+        if self.tuned is not None and self.tuned.gate is not None:
+            observers.append(self.tuned.gate)
         if self.settings.print_changes:
             observers.append(PrintChanges())
         if self.settings.stop_after is not None:
@@ -227,7 +245,10 @@ class Compilation:
         after = model if failure.is_lost else stretch.after
         place = self.settings.failure_dir / "final"
         written = write_reproducer(place, stretch.before, after, given, f"{self.source.name}: {found}")
-        hint = f"graphwright bisect finds the application; the case is in {written}"
+        # Bisection runs the pipeline's text, which does not hold the choices.
+        is_tuned = self.tuned is not None and self.tuned.gate is not None
+        finder = "--tune --stop-after N" if is_tuned else "graphwright bisect"
+        hint = f"{finder} finds the application; the case is in {written}"
         raise VerificationError(self.source.name, found, needed=needed, hint=hint)
 
     def _verification(self, checked: Checked | None, verifier: RegionVerifier | EachVerifier | None) -> Verification:
@@ -264,20 +285,9 @@ class Compilation:
             "task": self.source.task,
             "target": self.settings.target,
             "precision": self.settings.precision,
+            "padding": self.settings.padding,
             "pipeline": report.pipeline,
             "profile": self.profile.to_json(),
             "verification": report.to_json()["verification"],
+            **({"tuning": summary_of(report.tuning)} if report.tuning is not None else {}),
         }
-
-
-def _own_weights(model: ir.Model) -> None:
-    """Copy the weights, which share memory with a torch module: training it further must not change the result."""
-    copies: dict[int, ir.TensorProtocol] = {}
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            tensor = value.const_value
-            if tensor is not None and tensor.dtype != ir.DataType.STRING:
-                if id(tensor) not in copies:
-                    array = tensor.numpy().copy()
-                    copies[id(tensor)] = ir.Tensor(array, dtype=tensor.dtype, name=tensor.name)
-                value.const_value = copies[id(tensor)]

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 
 from graphwright.engine.verification import sizes_text
 from graphwright.errors import GraphwrightError, VerificationError
@@ -107,3 +108,16 @@ def _stored(run: Call, inputs: Arrays, folder: Path) -> Callable[[], Arrays]:
         }
 
     return read
+
+
+def own_weights(model: ir.Model) -> None:
+    """Copy the weights, which share memory with a torch module: training it further must not change the result."""
+    copies: dict[int, ir.TensorProtocol] = {}
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is not None and tensor.dtype != ir.DataType.STRING:
+                if id(tensor) not in copies:
+                    array = tensor.numpy().copy()
+                    copies[id(tensor)] = ir.Tensor(array, dtype=tensor.dtype, name=tensor.name)
+                value.const_value = copies[id(tensor)]

@@ -29,7 +29,8 @@ class Settings:
     is saved (None: the system's temporary one). ``failure_dir`` is where a failed check leaves its
     reproducer.
 
-    ``explain`` names a rule: where it nearly fired goes to the report.
+    ``explain`` names a rule: where it nearly fired goes to the report. ``tuning_seconds`` limits what tuning measures;
+    ``tuning_cache`` is where choices are kept (None: ``tuning.cache.default_folder``).
 
     Raises:
         UsageError: an option that does not exist, or that this version does not have yet.
@@ -56,16 +57,21 @@ class Settings:
     staging: Path | None = None
     failure_dir: Path = FAILURE_FOLDER
     explain: str | None = None
+    tuning_seconds: float = 60.0
+    tuning_cache: Path | None = None
 
     def __post_init__(self) -> None:
         targets = tuple(catalogue().defaults)
         _require("verify", self.verify, _VERIFY, _VERIFY)
         _require("precision", self.precision, _PRECISIONS, _DONE_PRECISIONS)
-        _require("padding", self.padding, ("keep", "free"), ("keep",))
+        _require("padding", self.padding, ("keep", "free"), ("keep", "free"))
         _require("target", self.target, targets, targets)
         if self.target == "openvino":
             _require("precision", self.precision, _PRECISIONS, _IN_OPENVINO)
-        _require("tune", "yes" if self.tune else "no", ("yes", "no"), ("no",))
+        if not isinstance(self.tune, bool):
+            raise UsageError("option tune", repr(self.tune), needed="True or False")
+        if not self.tuning_seconds > 0:
+            raise UsageError("option tune-seconds", str(self.tuning_seconds), needed="more than 0")
 
     def bind(self, model: ir.Model) -> BoundProfile:
         """Return the profile fitted to a model.

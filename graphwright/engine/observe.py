@@ -34,6 +34,7 @@ class Reason(Enum):
     KERNEL = "a compiled kernel does it faster"
     RANGE = "numbers that the element type may not hold"
     SENSITIVE = "a result that a narrower element type would spoil"
+    SLOWER = "another spelling was measured to be faster here"
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,10 @@ class Observer:
     def should_apply(self, number: int) -> bool:
         """Tell whether the application of this number may be made; one no ends the run's rewriting."""
         return True
+
+    def slower_than(self, pass_name: str, nodes: Sequence[ir.Node]) -> str:
+        """Name what is faster than a rule's replacement of these nodes; an empty text lets the rule go on."""
+        return ""
 
     def before_commit(self, application: Application, replacement: Replacement | None, model: ir.Model) -> None:
         """Called with each application before the graph is edited; raises to stop the run.

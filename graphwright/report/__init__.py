@@ -7,6 +7,7 @@ from typing import Any
 
 from graphwright.engine.deviation import Deviation
 from graphwright.errors import LoadError
+from graphwright.report.tuning import Tuning
 
 __all__ = ["Deviation", "Explanation", "Latency", "PassRow", "Report", "Size", "Verification", "VerifiedPoint"]
 
@@ -127,6 +128,8 @@ class Report:
     explanations: tuple[Explanation, ...] = ()
     latency: tuple[Latency, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    tuning: Tuning | None = None
+    padding: str = "keep"
 
     def table(self, *, width: int | None = None) -> str:
         """Return the report as text for a terminal of the given width (None: this terminal's)."""
@@ -170,6 +173,9 @@ class Report:
                 tuple(Explanation(**one) for one in data["explanations"]),
                 tuple(Latency(**one) for one in data["latency"]),
                 data["seconds"],
+                # Reports of artifacts that were written before there was tuning have none.
+                None if data.get("tuning") is None else Tuning.from_json(data["tuning"]),
+                data.get("padding", "keep"),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise LoadError("report", f"no such form ({error})", needed="a report.json of this version") from error

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from graphwright.engine.by_design import passes_text
 from graphwright.report import TARGET, Latency, PassRow, Report, Verification
+from graphwright.report.tuning import Tuning
 
 _MIB = 2**20
 # Where the output is no terminal: a file or a pipe.
@@ -33,6 +34,8 @@ def render(report: Report, width: int | None) -> str:
     if refusals:
         parts.append(Text(f"{report.target} would not take {len(refusals)} of the nodes, for example:"))
         parts += [Text(f"  {one.node}: {one.detail}") for one in refusals[:_MOST_REFUSALS]]
+    if report.tuning is not None:
+        parts += [Text(report.tuning.outcome), *([_tuning(report.tuning)] if report.tuning.regions else [])]
     if report.latency:
         parts.append(_latency(report.latency))
     return _printed(parts, width)
@@ -56,7 +59,8 @@ def headline(report: Report) -> str:
     """Return one line: what was compiled, for what, and what it gained."""
     before, after = report.before, report.after
     weights = f"weights {before.weight_bytes / _MIB:.1f} -> {after.weight_bytes / _MIB:.1f} MiB"
-    return f"{report.model} for {report.target}: {before.nodes} -> {after.nodes} nodes, {weights}"
+    padding = ", zeros at hidden positions (padding=free)" if report.padding == "free" else ""
+    return f"{report.model} for {report.target}: {before.nodes} -> {after.nodes} nodes, {weights}{padding}"
 
 
 def refused(row: PassRow) -> str:
@@ -141,6 +145,19 @@ def _census(report: Report) -> Table:
     if len(changed) > _MOST_OPERATORS:
         table.add_row(f"({len(changed) - _MOST_OPERATORS} more)", "", "")
     table.add_row("all", str(report.before.nodes), str(report.after.nodes), end_section=True)
+    return table
+
+
+def _tuning(tuning: Tuning) -> Table:
+    table = _table("choice", title="Tuning: median ms of each alternative")
+    table.add_column("regions", justify="right")
+    for name in ("tried", "chosen", "origin"):
+        table.add_column(name)
+    for one in (*tuning.regions, *([tuning.whole] if tuning.whole is not None else [])):
+        tried = ", ".join(f"{name} {taken:.3f}" for name, taken in one.milliseconds.items())
+        chosen = f"{one.chosen} (default)" if one.chosen == one.default else one.chosen
+        origin = f"{one.origin}: {one.note}" if one.note else one.origin
+        table.add_row(*map(escape, (one.choice, str(one.count), tried or "-", chosen, origin)))
     return table
 
 

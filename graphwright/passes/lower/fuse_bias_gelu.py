@@ -16,6 +16,9 @@ import onnx_ir as ir
 from graphwright.engine import facts
 from graphwright.engine.pattern import Op, PatternOps, Var
 from graphwright.engine.rewrite import Builder, Reason, Rule, require
+from graphwright.passes.lower.ort_capabilities import CPU, CUDA, types
+
+FLOATS = types("com.microsoft.BiasGelu", CPU, CUDA)
 
 
 def gelu_of_sum(op: PatternOps, x: Var, bias: Var) -> Op:
@@ -24,7 +27,7 @@ def gelu_of_sum(op: PatternOps, x: Var, bias: Var) -> Op:
 
 
 def bias_gelu(op: Builder, x: ir.Value, bias: ir.Value) -> ir.Value:
-    require(x.dtype == ir.DataType.FLOAT, Reason.DTYPE, f"{x.name} is {x.dtype}; BiasGelu runs in float32 here")
+    require(x.dtype in FLOATS, Reason.DTYPE, f"{x.name} is {x.dtype}; BiasGelu runs in float32 here")
     require(facts.constant(bias) is not None, Reason.CONSTANT, f"{bias.name} is no constant, so no bias")
     size = facts.static_dim(x, -1)
     fits = facts.rank(bias) == 1 and size is not None and facts.static_dim(bias, 0) == size

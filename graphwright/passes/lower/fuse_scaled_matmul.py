@@ -18,6 +18,9 @@ import onnx_ir as ir
 from graphwright.engine import facts
 from graphwright.engine.pattern import Checked, Op, PatternOps, Var
 from graphwright.engine.rewrite import Builder, Reason, Rule, require
+from graphwright.passes.lower.ort_capabilities import CPU, CUDA, types
+
+FLOATS = types("com.microsoft.FusedMatMul", CPU, CUDA)
 
 
 def _number(op: PatternOps, times: Var) -> Checked:
@@ -48,7 +51,7 @@ def fused(
     swapped: ir.Value | None,
     perm: tuple[int, ...] | None,
 ) -> ir.Value:
-    require(a.dtype == ir.DataType.FLOAT, Reason.DTYPE, f"{a.name} is {a.dtype}; FusedMatMul runs in float32 here")
+    require(a.dtype in FLOATS, Reason.DTYPE, f"{a.name} is {a.dtype}; FusedMatMul runs in float32 here")
     if swapped is not None:
         count = len(perm or ())
         swap = (*range(count - 2), count - 1, count - 2)

@@ -21,8 +21,9 @@ import onnx_ir as ir
 from graphwright.engine import facts
 from graphwright.engine.pattern import Named, Op, PatternOps, Var
 from graphwright.engine.rewrite import Builder, Reason, Rule, require
+from graphwright.passes.lower.ort_capabilities import CPU, CUDA, types
 
-FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16}
+FLOATS = types("com.microsoft.SkipLayerNormalization", CPU, CUDA)
 
 
 def _norm(op: PatternOps, total: Op, scale: Var, shift: Var) -> Op:
@@ -67,7 +68,7 @@ def skip_layer_norm(
     count = facts.rank(x)
     require(count in (2, 3), Reason.RANK, f"{facts.describe(x)}; needs 2 or 3 axes")
     require(axis in (-1, (count or 0) - 1), Reason.ATTRIBUTE, f"axis {axis} of {count}; needs the last")
-    _require_same_shape(x, skip)
+    require_same_shape(x, skip)
     size = facts.static_dim(x, -1)
     for vector in (scale, shift, bias):
         fits = vector is None or (facts.rank(vector) == 1 and size is not None and facts.static_dim(vector, 0) == size)
@@ -83,7 +84,8 @@ def skip_layer_norm(
     return y, total
 
 
-def _require_same_shape(x: ir.Value, skip: ir.Value) -> None:
+def require_same_shape(x: ir.Value, skip: ir.Value) -> None:
+    """Refuse a residual of another shape (SHAPE), or of one that is not known to be equal (UNKNOWN)."""
     detail = f"{facts.describe(x)} and {facts.describe(skip)} must be of one shape"
     require(facts.rank(skip) in (None, facts.rank(x)), Reason.SHAPE, detail)
     for axis in range(facts.rank(skip) or 0):
