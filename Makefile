@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) --dist loadfile
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check check-all check-tensorrt lint examples bench gpu gpu-test gpu-bench format clean
+.PHONY: help demo check check-all check-tensorrt coverage patterns lint examples bench gpu gpu-test gpu-bench format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -44,6 +44,13 @@ check-all: check  ## check, and the slow tests
 check-tensorrt: $(STAMP)  ## what calls TensorRT, against its Python bindings
 	$(BIN)/python -m tests.tensorrt_bindings.prepare
 	$(BIN)/python -m pytest -q tests/tensorrt_bindings
+
+# Exports are kept under build/zoo: the first run takes tens of minutes, later ones a few.
+coverage: $(STAMP)  ## export and check every family, and write docs/coverage.md
+	$(BIN)/python -m tests.zoo --strict
+
+patterns: $(STAMP)  ## trace the patterns of rules anew, with the installed exporters
+	$(BIN)/python -m graphwright.tracing
 
 lint: $(STAMP)  ## format, lint and types
 	$(BIN)/ruff format --check .

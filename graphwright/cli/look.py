@@ -7,7 +7,7 @@ import typer
 
 from graphwright.cli import options
 from graphwright.cli.cost import damf_json, print_costs, print_damf_table
-from graphwright.cli.output import note, say, say_json, table
+from graphwright.cli.output import note, one_line, say, say_json, table
 from graphwright.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,6 +31,15 @@ def inspect(
             "formulas in the names of sizes, and as numbers where --profile or the artifact gives sizes.",
         ),
     ] = False,
+    expected: Annotated[
+        bool,
+        typer.Option(
+            "--expected",
+            help="Also compare what the model computes (attention, norm, rotary, activation, router) with what is "
+            "fused of it, and tell why not. Torch counts what is expected while it runs; of an ONNX file, what is "
+            "found and what is left over is shown.",
+        ),
+    ] = False,
     damf_table: Annotated[
         bool,
         typer.Option(
@@ -52,17 +61,19 @@ def inspect(
         found = f"MODEL {model} too" if model is not None else "no MODEL"
         needed = "MODEL, or --damf-table alone"
         raise UsageError("inspect", found, needed=needed, hint="graphwright inspect --help")
-    if damf_table and (cost or profile is not None or task != "auto"):
-        raise UsageError("inspect", "--cost, --profile or --task without MODEL", needed="--damf-table alone")
+    if damf_table and (cost or expected or profile is not None or task != "auto"):
+        raise UsageError(
+            "inspect", "--cost, --expected, --profile or --task without MODEL", needed="--damf-table alone"
+        )
     if model is not None:
-        _inspect(model, cost, profile, task, as_json)
+        _inspect(model, cost, expected, profile, task, as_json)
     elif as_json:
         say_json(damf_json())
     else:
         print_damf_table()
 
 
-def _inspect(model: str, cost: bool, profile: str | None, task: str, as_json: bool) -> None:
+def _inspect(model: str, cost: bool, expected: bool, profile: str | None, task: str, as_json: bool) -> None:
     from graphwright.folder import is_artifact, read_manifest
     from graphwright.optimize import load_source
     from graphwright.report.measure import size_of
@@ -87,6 +98,10 @@ def _inspect(model: str, cost: bool, profile: str | None, task: str, as_json: bo
         }
     if cost:
         data["cost"] = _cost(source.model, profile, manifest)
+    if expected:
+        from graphwright.coverage import cover
+
+        data["coverage"] = cover(source).to_json()
     if as_json:
         say_json(data)
     else:
@@ -106,6 +121,22 @@ def _print_inspection(data: dict[str, Any]) -> None:
     rows = sorted(data["operators"].items(), key=lambda item: (-item[1], item[0]))
     table(("operator", "count"), rows, right=(1,))
     print_costs(data.get("cost", {}))
+    _print_coverage(data.get("coverage"))
+
+
+def _print_coverage(coverage: dict[str, Any] | None) -> None:
+    """Print what is expected and found of each kind, then what is left over."""
+    if coverage is None:
+        return
+    say("\nafter the lift passes and selections: what one operator says (found), what primitives spell (left over)")
+    say("expected is what torch computes" if coverage["expected"] else "expected is not known: only torch counts it")
+    expected, left = coverage["expected"], coverage["leftovers"]
+    counts = {kind: sum(each["kind"] == kind for each in left) for kind in coverage["found"]}
+    rows = [
+        (kind, "?" if expected is None else expected[kind], found, counts[kind], one_line(coverage["reasons"][kind]))
+        for kind, found in coverage["found"].items()
+    ]
+    table(("kind", "expected", "found", "left over", "first reason"), rows, right=(1, 2, 3))
 
 
 def _cost(model: "ir.Model", profile: str | None, manifest: dict[str, Any] | None) -> dict[str, Any]:
@@ -226,6 +257,7 @@ VERBS = (
         (
             "inspect model.onnx",
             "inspect optimized --cost --profile batch=1:8:32,seq=1:128:512",
+            "inspect bert-folder --expected",
             "inspect --damf-table",
         ),
     ),

@@ -25,6 +25,7 @@ PROVIDER = "OpenVINOExecutionProvider"
 
 # What either raises: the package knows RuntimeError alone, which is among them.
 ERRORS = ORT_ERRORS
+_NOT_LOADED: tuple[type[Exception], ...] = (OSError, *ORT_ERRORS)
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -112,7 +113,7 @@ def provider_devices() -> tuple[Any, ...]:
     package = import_module(PROVIDER_PACKAGE)
     try:
         ort.register_execution_provider_library(PROVIDER, package.get_library_path())
-    except (OSError, *ERRORS):
+    except _NOT_LOADED:
         return ()  # built for another ONNX Runtime or system: as if it were not there
     every = (device for device in ort.get_ep_devices() if device.ep_name == PROVIDER)
     return tuple(device for device in every if device.device.type == ort.OrtHardwareDeviceType.CPU)
