@@ -12,6 +12,8 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
+from graphwright.engine import facts
+
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 _FLOAT_TYPES = {"tensor(float)", "tensor(float16)", "tensor(bfloat16)"}
 # Attributes that name the type of an output or of a step. Not stash_type: normalizations take no double there
@@ -85,7 +87,7 @@ def _definition(node: ir.Node, opset: int) -> ir.Function | None:
     """Return what ONNX says that a node with these attributes and inputs means, or None."""
     # onnx gives its schemas' functions no types.
     schema: Any = _schema(node, opset)
-    if schema is None or not schema.has_context_dependent_function:
+    if schema is None or not schema.has_context_dependent_function or _is_lenient(node):
         return None
     if any(value is not None and value.type is None for value in node.inputs):
         return None
@@ -99,6 +101,14 @@ def _definition(node: ir.Node, opset: int) -> ir.Function | None:
     function = ir.serde.deserialize_function(proto)
     function.opset_imports[""] = opset
     return function
+
+
+def _is_lenient(node: ir.Node) -> bool:
+    """Tell whether the definition would run what the operator does not take: tables for one row of a larger batch."""
+    if node.op_type != "RotaryEmbedding" or (len(node.inputs) > 3 and node.inputs[3] is not None):
+        return False
+    x, cos = node.inputs[:2]
+    return not facts.same_dim(facts.dim(x, 0), facts.dim(cos, 0))
 
 
 def _changed(node: onnx.NodeProto, version: int, opset: int) -> bool:
