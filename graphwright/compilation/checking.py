@@ -12,7 +12,7 @@ differ two of them run in float64, which takes twice their memory.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from graphwright.compilation.running import Arrays, Call, outputs_at, runner
 from graphwright.engine.by_design import Approximation, compare_behind
 from graphwright.engine.compare import Difference, compare
 from graphwright.engine.deviation import Deviation, broken, deviations, worst_of
+from graphwright.engine.rounding import beyond_rounding
 from graphwright.engine.sample import sample_inputs
 from graphwright.engine.ties import compare_with_source
 from graphwright.engine.verification import Verification as Comparison
@@ -45,7 +46,8 @@ ROUNDED = frozenset({"precision"})
 class Stretch:
     """Passes that must keep the numbers, all in a row: the models before and behind them, and what those give.
 
-    ``actual`` is None for the result itself, which its own session runs. ``start`` says what the first model is.
+    ``actual`` is None for the result itself, which its own session runs. ``start`` says what the first model is, and
+    ``in_double`` runs it in float64.
     """
 
     start: str
@@ -54,12 +56,15 @@ class Stretch:
     after: ir.Model
     actual: At | None = None
     is_behind: bool = False
+    in_double: Call | None = None
 
     def differences(self, inputs: Arrays, due: Arrays, actual: Arrays) -> list[Difference]:
         """Compare what both models gave; behind an approximation, rounding may be larger."""
         if self.is_behind:
             return compare_behind(self.before, self.after, inputs, due, actual, evaluate)
-        return compare_with_source(self.before, inputs, due, actual, evaluate)
+        found = compare_with_source(self.before, inputs, due, actual, evaluate)
+        in_double = self.in_double or partial(evaluate, self.before, double=True)
+        return beyond_rounding(found, due, actual, partial(in_double, inputs))
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,7 @@ def check(
         expected = outputs(lambda: runner(source, original if one_at_a_time else None))
         ends = (source.model, finished)
         stretches = _stretches(reference, ends, expected, approximations, outputs)
+        stretches[0] = replace(stretches[0], in_double=source.in_double)
         comparison = _Comparison(stretches, result(), may_skip)
         for index, given in enumerate(inputs):
             tell(index)

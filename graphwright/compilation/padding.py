@@ -5,7 +5,7 @@ check then compares with that, all outputs in full: kept positions hold the sour
 sees hidden positions any more, so the pass ``pack-tokens`` may leave them out, and is exact.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +17,8 @@ from graphwright.engine.roles import Kind, role_of
 from graphwright.engine.shapes import infer_shapes
 from graphwright.errors import UsageError
 from graphwright.frontends import Source
+
+Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 # What transformers calls the mask of tokens; a model that has no such input is asked which one it uses as a mask.
 MASK = "attention_mask"
@@ -48,14 +50,17 @@ def with_free_padding(source: Source) -> Source:
     for constant in op.constants:
         model.graph.register_initializer(constant)
     model.graph.extend(op.nodes)
-    run = source.reference
-    reference = None
-    if run is not None:
 
-        def reference(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            return zeroed(run(inputs), names, inputs[mask.name or ""])
+    def without_padding(run: Run | None) -> Run | None:
+        return None if run is None else lambda inputs: zeroed(run(inputs), names, inputs[mask.name or ""])
 
-    return replace(source, model=model, reference=reference, notes={**source.notes, NOTE: "free"})
+    return replace(
+        source,
+        model=model,
+        reference=without_padding(source.reference),
+        in_double=without_padding(source.in_double),
+        notes={**source.notes, NOTE: "free"},
+    )
 
 
 def zeroed(outputs: Mapping[str, np.ndarray], names: list[str], mask: np.ndarray) -> dict[str, np.ndarray]:

@@ -25,7 +25,8 @@ class Source:
     """A model to work on, and what is known about where it comes from.
 
     ``reference`` runs the original (the torch module) on the same inputs; None where the model is its own
-    reference. ``notes`` says what the frontend decided, such as the attention implementation.
+    reference. ``in_double`` runs it in float64, and raises ExportError where it cannot. ``notes`` says what the
+    frontend decided, such as the attention implementation.
     """
 
     model: ir.Model
@@ -35,6 +36,7 @@ class Source:
     example_inputs: dict[str, np.ndarray] | None = None
     task: str = "auto"
     notes: dict[str, str] = field(default_factory=dict)
+    in_double: Callable[[Arrays], dict[str, np.ndarray]] | None = None
 
 
 def load(

@@ -6,6 +6,7 @@ as 2. With a profile that names inputs, the axes whose minimum and maximum diffe
 others stay fixed. How dimensions are named: ``frontends/dims.py``.
 """
 
+import copy
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -73,7 +74,8 @@ def trace(
     examples = {name: to_numpy(value) for name, value in tensors.items()}
     outputs = [value.name or "" for value in model.graph.outputs]
     reference = partial(_run, NamedCall(module, call.names, constants), device, outputs)
-    return Source(model, where, sha256_of(model), reference, examples, task)
+    in_double = partial(_run_in_double, NamedCall(module, call.names, constants), outputs)
+    return Source(model, where, sha256_of(model), reference, examples, task, in_double=in_double)
 
 
 def _run(call: NamedCall, device: torch.device, names: list[str], inputs: Arrays) -> dict[str, np.ndarray]:
@@ -81,6 +83,20 @@ def _run(call: NamedCall, device: torch.device, names: list[str], inputs: Arrays
     with inference(call.module):
         outputs = call(*(to_torch(inputs[name], device) for name in call.names))
     return {name: to_numpy(value) for name, value in zip(names, outputs, strict=True)}
+
+
+def _run_in_double(call: NamedCall, names: list[str], inputs: Arrays) -> dict[str, np.ndarray]:
+    """A copy of the module on the CPU in float64, on NumPy inputs.
+
+    Raises:
+        ExportError: the module cannot be copied, or fixes the type of a step.
+    """
+    try:
+        module = copy.deepcopy(call.module).to("cpu", torch.float64)
+        wide = {name: array.astype(np.float64) if array.dtype.kind == "f" else array for name, array in inputs.items()}
+        return _run(NamedCall(module, call.names, call.constants), torch.device("cpu"), names, wide)
+    except Exception as error:
+        raise _export_error(type(call.module).__name__, "no form in float64", error) from error
 
 
 def _wanted_axes(

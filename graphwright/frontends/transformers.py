@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def from_pretrained(
     if isinstance(path_or_model, str | Path):
         digest, name = _folder_hash(Path(path_or_model)), Path(path_or_model).resolve().name
     notes |= {"attention": used, "architecture": type(model).__name__}
-    return Source(source.model, name, digest, source.reference, source.example_inputs, task, notes)
+    return replace(source, name=name, sha256=digest, task=task, notes=notes)
 
 
 def make_inputs(model: transformers.PreTrainedModel, task: str) -> dict[str, np.ndarray]:
