@@ -74,10 +74,10 @@ def read_layer(node: ir.Node, softmax: str) -> Layer:
     detail = (
         f"heads: {heads} of {size} for queries, {key_heads} of {key_size} for keys, {value_heads} for values; differ"
     )
-    require(heads == key_heads == value_heads and size == key_size, Reason.SHAPE, detail)
     dtype = q.dtype
     q, k = heads_together(q, "queries"), heads_together(k, "keys")
     query, key = projection(q, "queries"), projection(k, "keys")
+    require(heads == key_heads == value_heads and size == key_size, Reason.SHAPE, detail)
     for axis in (0, 2):
         require_same(q, axis, k, axis)
     scale = facts.attribute(node, "scale")
