@@ -187,6 +187,17 @@ def test_default_pipelines_keep_the_numbers_of_the_corpus(path: Path, target: st
         assert_equivalent(before, after, sizes=sizes, seed=seed)
 
 
+@pytest.mark.parametrize("target", CATALOGUE.defaults)
+@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
+def test_a_second_run_of_a_default_pipeline_applies_nothing(path: Path, target: str) -> None:
+    _, after, _ = optimized(path, target)
+    for given in (after.clone(), ir.from_proto(ir.to_proto(after))):
+        record = Record()
+        with patch.object(native, "available", return_value=True):
+            run_pipeline(Run(given, [record]), CATALOGUE.default(target))
+        assert not [str(each) for each in record.applications]
+
+
 def test_default_pipelines_give_what_is_recorded() -> None:
     lines = []
     for path in CORPUS:

@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from graphwright.engine import facts
+from graphwright.engine.shapes import output_shapes
 from graphwright.engine.weights import static_shape
 
 Given = ir.Value | np.ndarray | int | float | Sequence[int] | None
@@ -176,6 +177,11 @@ def _infer_types(node: ir.Node, opsets: dict[str, int]) -> None:
             given = ir.serde.deserialize_type_proto_for_type(inferred[value.name])
             shape = ir.serde.deserialize_type_proto_for_shape(inferred[value.name])
             value.type, value.shape = given, shape
+    for value, dims in zip(node.outputs, output_shapes(node), strict=False):
+        # ONNX knows no arithmetic with names.
+        if dims is not None and value.shape is not None and len(dims) == value.shape.rank():
+            known = [facts.dim(value, axis) for axis in range(len(dims))]
+            value.shape = ir.Shape([own if other is None else other for own, other in zip(dims, known, strict=True)])
 
 
 def _type_proto(value: ir.Value) -> onnx.TypeProto:

@@ -35,6 +35,7 @@ class Reason(Enum):
     RANGE = "numbers that the element type may not hold"
     SENSITIVE = "a result that a narrower element type would spoil"
     SLOWER = "another spelling was measured to be faster here"
+    LOWERED = "a lowering of this pipeline has spelled it so, and would again"
 
 
 @dataclass(frozen=True)

@@ -183,15 +183,19 @@ def run_pipeline(run: Run, pipeline: Pipeline) -> ir.Model:
     """Run the passes in order and return the model; what happened is told to the run's observers.
 
     After each pass that changed something the unused nodes and functions are removed and the structure is checked.
+    Rules of the other families leave alone what a lowering of the same pipeline has made, in this run or an earlier one
+    (``Reason.LOWERED``): so a second run of a pipeline has nothing to do.
 
     Raises:
         StructureError: a pass left a graph that is not valid.
         CheckError: a pass failed; its own error is the cause.
         VerificationError: an observer found different numbers.
     """
-    for step in pipeline.steps:
+    for index, step in enumerate(pipeline.steps):
         if run.stopped:
             break
+        later = () if step.family == "lower" else pipeline.steps[index:]
+        run.to_come = frozenset(each.name for each in later if each.family == "lower")
         for observer in run.observers:
             observer.before_pass(step.name, run.model)
         outcome = _run_step(run, step)

@@ -14,6 +14,7 @@ from graphwright.engine.match import Match, Matcher
 from graphwright.engine.observe import Application, MissRecord, Reason, RefusalRecord, Replacement
 from graphwright.engine.pattern import GraphPattern
 from graphwright.engine.rule import Refusal, Rule, Run, arguments, graph_patterns, require
+from graphwright.engine.shapes import infer_function
 from graphwright.errors import CheckError
 
 __all__ = ["Builder", "Reason", "Refusal", "Rule", "Run", "apply_rule", "require"]
@@ -88,6 +89,7 @@ class _Sweep:
             minimum = self.rule.min_opset
             require(self.opset >= minimum, Reason.OPSET, f"needs opset {minimum}, model has {self.opset}")
             check_interior(match)
+            self._check_lowered(match)
             self._check_speed(match)
             outputs = self._build(match, builder)
             for old, new in zip(match.outputs, outputs, strict=True):
@@ -97,7 +99,9 @@ class _Sweep:
             record = RefusalRecord(
                 self.rule.name, graph_pattern.name, facts.place(node), refusal.reason, refusal.detail
             )
-            self.refusals.append(record)
+            # Patterns are many, the rewrite that was not made is one.
+            if not any((each.node, each.reason) == (record.node, record.reason) for each in self.refusals):
+                self.refusals.append(record)
             builder.discard()
             return False
         if not self.run.may_apply():
@@ -105,6 +109,12 @@ class _Sweep:
             return False
         self._commit(graph_pattern, match, builder, outputs, anchor)
         return True
+
+    def _check_lowered(self, match: Match) -> None:
+        for node in match.nodes:
+            maker = node.metadata_props.get(RULE)
+            detail = f"{facts.place(node)} comes from {maker}, which would make it again"
+            require(maker not in self.run.to_come, Reason.LOWERED, detail)
 
     def _check_speed(self, match: Match) -> None:
         for observer in self.run.observers:
@@ -189,7 +199,9 @@ class _Sweep:
         for value in builder.constants:
             self.graph.register_initializer(value)
         for identifier, function in builder.functions.items():
-            self.run.model.functions.setdefault(identifier, function)
+            if identifier not in self.run.model.functions:
+                self.run.model.functions[identifier] = function
+                infer_function(self.run.model, function)
             self.run.model.opset_imports.setdefault(function.domain, 1)
         self.graph.insert_before(anchor, builder.nodes)
 

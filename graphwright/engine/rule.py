@@ -68,6 +68,8 @@ class Run:
     refusals: list[RefusalRecord] = field(default_factory=list)
     misses: list[MissRecord] = field(default_factory=list)
     explain: bool = False
+    # Lowerings that are still to come: what they have made in an earlier run of the pipeline stays as it is.
+    to_come: frozenset[str] = frozenset()
     _names: Names | None = None
 
     @property

@@ -1,11 +1,13 @@
 """Pipelines: their text, their order, their run."""
 
+import onnx
 import onnx_ir as ir
 import pytest
 
-from graphwright.engine.observe import Record, StopAfter
+from graphwright.engine.observe import Reason, Record, StopAfter
 from graphwright.engine.pipeline import Catalogue, FunctionPass, Pipeline, Step, run_pipeline
 from graphwright.engine.rewrite import Rule, Run
+from graphwright.engine.shapes import infer_shapes
 from graphwright.errors import CheckError, PipelineError, StructureError
 from graphwright.testing import model
 
@@ -136,3 +138,48 @@ def test_unused_nodes_are_removed_after_a_pass_that_changed_something() -> None:
 
     given, _ = run(model(NEGATIONS), FunctionPass("bypass", bypass))
     assert len(given.graph) == 1
+
+
+FIND_ABS = Rule("find-abs", (lambda op, x: op.Max(x, op.Neg(x)),), lambda op, x: op.Abs(x))
+SPELL_ABS = Rule("spell-abs", (lambda op, x: op.Abs(x),), lambda op, x: op.Max(x, op.Neg(x)))
+FOUND, SPELLED = Step(FIND_ABS, "lift"), Step(SPELL_ABS, "lower")
+ABS = '<ir_version: 10, opset_import: ["" : 21]> g (float[N] x) => (float[N] y) { y = Abs(x) }'
+WRITTEN_OUT = ABS.replace("y = Abs(x)", "n = Neg(x) y = Max(x, n)")
+
+
+def run_of(given: ir.Model, *steps: Step) -> tuple[ir.Model, list[int], set[Reason]]:
+    """The result as it comes back from a file, how often each step applied, and the reasons of refusals."""
+    record = Record()
+    after = run_pipeline(Run(given.clone(), [record]), Pipeline(steps))
+    reasons = {each.reason for outcome in record.outcomes for each in outcome.refusals}
+    return ir.from_proto(ir.to_proto(after)), [outcome.applied for outcome in record.outcomes], reasons
+
+
+def test_what_a_lowering_of_the_pipeline_has_made_is_not_lifted_in_another_run() -> None:
+    once, applied, reasons = run_of(model(ABS), FOUND, SPELLED)
+    assert (applied, reasons) == ([0, 1], set())
+    again, applied, reasons = run_of(once, FOUND, SPELLED)
+    assert (applied, reasons) == ([0, 0], {Reason.LOWERED})
+    assert ir.to_proto(again) == ir.to_proto(once)
+
+
+def test_what_the_source_spells_in_the_same_way_is_lifted() -> None:
+    once, applied, _ = run_of(model(WRITTEN_OUT), FOUND, SPELLED)
+    assert applied == [1, 1]
+    assert run_of(once, FOUND, SPELLED)[1] == [0, 0]
+
+
+def test_a_pipeline_without_the_lowering_lifts_what_it_made() -> None:
+    once, _, _ = run_of(model(ABS), SPELLED)
+    assert run_of(once, FOUND)[1] == [1]
+    assert run_of(model(ABS), SPELLED, FOUND)[1] == [1, 1], "nothing is to come that would spell it again"
+
+
+def test_a_function_that_a_rule_brings_has_its_types() -> None:
+    text = '<domain: "own", opset_import: ["": 21]> f (a) => (b) { c = Constant <value_int = 1> () b = Shape(a) }'
+    function = ir.serde.deserialize_function(onnx.parser.parse_function(text))
+    rule = Rule("call", (lambda op, x: op.Shape(x),), lambda op, x: op.call(function, x)[0])
+    before = model(ABS.replace("y = Abs(x)", "y = Shape(x)").replace("float[N] y", "int64[1] y"))
+    after = run_pipeline(Run(before), Pipeline((Step(rule, "lift"),)))
+    assert after.functions
+    assert not infer_shapes(after)

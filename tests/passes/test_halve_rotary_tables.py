@@ -128,6 +128,10 @@ REFUSED = {
         Reason.STRUCTURE,
         text(HALVES + "z = Slice(d, one, four, last, one) y = Exp(z)", SIGNATURE.replace("8] y", "3] y")),
     ),
+    "a mask, which is no table": (
+        Reason.STRUCTURE,
+        text(HALVES + "m = Cast <to = 9> (d) y = Cast <to = 1> (m)"),
+    ),
     "an operator that is not listed": (Reason.STRUCTURE, text(HALVES + "y = Exp(d)")),
 }
 

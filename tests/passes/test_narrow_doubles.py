@@ -8,6 +8,7 @@ import graphwright as gw
 from graphwright.engine.structure import check_onnx
 from graphwright.passes.lower.narrow_doubles import NARROW_DOUBLES
 from graphwright.passes.lower.tensorrt_support import unsupported
+from graphwright.plugins.hars.bodies import attach_bodies
 from graphwright.runtime.reference import evaluate
 from graphwright.testing import apply, model
 
@@ -122,3 +123,13 @@ def test_what_tensorrt_has_not_stays_and_is_named(outputs: str, body: str) -> No
     assert not outcome.applied
     check_onnx(outcome.model)
     assert unsupported(outcome.model)
+
+
+def test_bodies_of_operators_with_a_plugin_stay() -> None:
+    """They rank in float64; TensorRT runs the plugin."""
+    before = model(
+        '<ir_version: 10, opset_import: ["": 24, "hars": 1]> g (float[B, 9] x) => (float[B, 2] y, int64[B, 2] i)'
+        "{ y, i = hars.softmax_topk <k = 2> (x) }"
+    )
+    attach_bodies(before)
+    assert not apply(before, NARROW_DOUBLES).applied

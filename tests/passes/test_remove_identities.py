@@ -1,5 +1,6 @@
 """remove-identities: what it takes out, and where ONNX needs the node."""
 
+import onnx_ir as ir
 import pytest
 
 from graphwright.engine.observe import Reason
@@ -57,6 +58,17 @@ KEPT = {
 @pytest.mark.parametrize("name", KEPT)
 def test_what_is_needed_stays(name: str) -> None:
     assert_refuses(model(HEAD + KEPT[name]), REMOVE_IDENTITIES, Reason.STRUCTURE)
+
+
+def test_a_cast_behind_an_operator_of_another_domain_stays() -> None:
+    """Of a plugin for it, the type may be another than declared."""
+    foreign = (
+        '<ir_version: 12, opset_import: ["": 24, "own": 1]> g (float[N] x) => (float[N] y) '
+        "<int64[N] a> {a = own.f(x) b = Cast <to = 7> (a) c = Cast <to = 1> (b) y = Exp(c)}"
+    )
+    before = model(foreign)
+    before.graph.node(0).outputs[0].type = ir.TensorType(ir.DataType.INT64)
+    assert_refuses(before, REMOVE_IDENTITIES, Reason.STRUCTURE)
 
 
 def test_two_outputs_of_one_value_keep_their_names() -> None:

@@ -186,7 +186,7 @@ def _reduced(data: Dims, axes: set[int | None], keep: bool) -> Dims:
 
 
 def _top_k(node: ir.Node, known: Known) -> Shapes:
-    data, count = known.shape(node.inputs[0]), as_dims(known.contents(operand(node, 1)))
+    data, count = known.shape(node.inputs[0]), as_dims(known.contents(operand(node, 1)), known)
     axis = None if data is None else normal_axis(facts.attribute(node, "axis"), len(data))
     if data is None or axis is None:
         return [None, None]

@@ -32,6 +32,14 @@ _DTYPES = {
 }
 
 
+_NUMBERS = {
+    "value_int": ir.DataType.INT64,
+    "value_ints": ir.DataType.INT64,
+    "value_float": ir.DataType.FLOAT,
+    "value_floats": ir.DataType.FLOAT,
+}
+
+
 def output_dtype(node: ir.Node, index: int, version: int | None, known: Known) -> ir.DataType | None:
     """Return the element type of an output where the operator's schema tells it."""
     if node.domain == "" and node.op_type in ("Cast", "Constant", "ConstantOfShape"):
@@ -48,7 +56,8 @@ def _from_attribute(node: ir.Node) -> ir.DataType | None:
         return None if to is None else ir.DataType(to)
     if node.op_type == "Constant":
         tensor = facts.constant(node.outputs[0])
-        return None if tensor is None else tensor.dtype
+        # A number that the caller of a function gives has the type that the attribute's name says.
+        return next(map(_NUMBERS.get, node.attributes), None) if tensor is None else tensor.dtype
     if "value" not in node.attributes:
         return ir.DataType.FLOAT
     fill = facts.attribute(node, "value")

@@ -35,6 +35,9 @@ class Known(Protocol):
     def contents(self, value: ir.Value | None) -> Dims | None:
         """Return the elements of an integer tensor of rank 0 or 1."""
 
+    def is_length(self, size: Size | None) -> bool:
+        """Tell whether some tensor of every run that works has an axis of this size: then it is not negative."""
+
 
 def has_reference(node: ir.Node) -> bool:
     """Tell whether an attribute comes from the caller of the enclosing function: it is not known here."""
@@ -92,11 +95,11 @@ def small_count(value: ir.Value, known: Known) -> int | None:
     return count if isinstance(count, int) and count <= MOST_ELEMENTS else None
 
 
-def as_dims(elements: Dims | None) -> Dims | None:
+def as_dims(elements: Dims | None, known: Known) -> Dims | None:
     """Return the elements of a shape tensor as sizes: what might be negative is not known."""
     if elements is None:
         return None
-    return tuple(element if sizes.is_nonnegative(element) else None for element in elements)
+    return tuple(each if sizes.is_nonnegative(each) or known.is_length(each) else None for each in elements)
 
 
 def normal_axis(axis: int, rank: int) -> int | None:

@@ -46,7 +46,7 @@ def _scalar(node: ir.Node, known: Known) -> Shapes:
 
 
 def _constant_of_shape(node: ir.Node, known: Known) -> Shapes:
-    return [as_dims(known.contents(node.inputs[0]))]
+    return [as_dims(known.contents(node.inputs[0]), known)]
 
 
 def _gather(node: ir.Node, known: Known) -> Shapes:
@@ -106,7 +106,7 @@ def _parts(node: ir.Node, known: Known, size: Size | None) -> Sequence[Size | No
     count = len(node.outputs)
     if is_given(node, 1, "split"):
         given = fixed(node, 1, "split", known) if "split" in node.attributes else known.contents(node.inputs[1])
-        parts = as_dims(given)
+        parts = as_dims(given, known)
         return parts if parts is not None and len(parts) == count else [None] * count
     if isinstance(size, int):
         width = -(-size // count)
@@ -145,8 +145,8 @@ def _reshape(node: ir.Node, known: Known) -> Shapes:
         return [None]
     copied = () if facts.attribute(node, "allowzero") else tuple(i for i, size in enumerate(wanted) if size == 0)
     if data is None or any(axis >= len(data) for axis in copied):
-        return [tuple(None if axis in copied else size for axis, size in enumerate(as_dims(wanted) or ()))]
-    result = [data[axis] if axis in copied else size for axis, size in enumerate(as_dims(wanted) or ())]
+        return [tuple(None if axis in copied else size for axis, size in enumerate(as_dims(wanted, known) or ()))]
+    result = [data[axis] if axis in copied else size for axis, size in enumerate(as_dims(wanted, known) or ())]
     others = [size for axis, size in enumerate(result) if axis not in copied and wanted[axis] != -1]
     open_axes = [axis for axis, size in enumerate(result) if size is None and axis not in copied]
     if len(open_axes) == 1 and _is_determined(wanted[open_axes[0]], others):
@@ -162,7 +162,7 @@ def _is_determined(wanted: Size | None, others: Sequence[Size | None]) -> bool:
 
 
 def _expand(node: ir.Node, known: Known) -> Shapes:
-    return [broadcast_shapes([known.shape(node.inputs[0]), as_dims(known.contents(node.inputs[1]))])]
+    return [broadcast_shapes([known.shape(node.inputs[0]), as_dims(known.contents(node.inputs[1]), known)])]
 
 
 def _pad(node: ir.Node, known: Known) -> Shapes:
@@ -184,7 +184,7 @@ def _pad(node: ir.Node, known: Known) -> Shapes:
 
 
 def _tile(node: ir.Node, known: Known) -> Shapes:
-    data, repeats = known.shape(node.inputs[0]), as_dims(known.contents(node.inputs[1]))
+    data, repeats = known.shape(node.inputs[0]), as_dims(known.contents(node.inputs[1]), known)
     if data is None or repeats is None or len(data) != len(repeats):
         return [None if data is None else (None,) * len(data)]
     return [tuple(sizes.multiply(size, count) for size, count in zip(data, repeats, strict=True))]

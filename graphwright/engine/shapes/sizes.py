@@ -16,6 +16,7 @@ from graphwright.engine.shapes.terms import (
     as_size,
     bracketed,
     call,
+    floored,
     read,
     render,
     times,
@@ -26,6 +27,7 @@ from graphwright.engine.shapes.terms import (
 __all__ = [
     "Size",
     "add",
+    "beyond_zero",
     "broadcast",
     "canonical",
     "clipped_difference",
@@ -39,6 +41,7 @@ __all__ = [
     "multiply",
     "product",
     "quotient",
+    "steps",
     "subtract",
 ]
 
@@ -113,9 +116,19 @@ def floor_divide(whole: Size | None, part: Size | None) -> Size | None:
         return exact
     if not (is_nonnegative(whole) and is_nonnegative(part)):
         return None
-    if isinstance(whole, int) and isinstance(part, int):
-        return whole // part
+    if isinstance(part, int):
+        return steps(whole, part)
     return within_limits(f"({bracketed(whole)}//{bracketed(part)})")
+
+
+def steps(whole: Size | None, part: int) -> Size | None:
+    """Return ``whole // part``, rounded down, for a part above zero; the whole may be negative.
+
+    Example:
+        >>> steps("samples - 10", 5), steps("(samples//5) - 4", 2), steps("samples - 3", 5)
+        ('(samples//5) - 2', '(samples//10) - 2', '((samples + 2)//5) - 1')
+    """
+    return None if whole is None else _floored(whole, part)
 
 
 def divide_products(wholes: Iterable[Size | None], parts: Iterable[Size | None]) -> Size | None:
@@ -161,6 +174,12 @@ def maximum(first: Size | None, second: Size | None) -> Size | None:
     if len(largest) > 1 and not any(is_nonnegative(size) for size in largest):
         return None
     return within_limits(call("Max", largest))
+
+
+def beyond_zero(size: Size | None) -> Size | None:
+    """Return ``length`` of ``Max(0, length)``; None for any other size."""
+    others = [each for each in arguments(size, "Max") if each != 0] if isinstance(size, str) else []
+    return others[0] if others and others != [size] and len(others) == 1 else None
 
 
 def clipped_difference(first: Size | None, second: Size | None) -> Size | None:
@@ -234,6 +253,11 @@ def _combine(first: Size, second: Size, sign: int) -> Size | None:
 @lru_cache(maxsize=4096)
 def _product(first: Size, second: Size) -> Size | None:
     return as_size(times(read(first), read(second)))
+
+
+@lru_cache(maxsize=4096)
+def _floored(whole: Size, part: int) -> Size | None:
+    return as_size(floored(read(whole), part))
 
 
 @lru_cache(maxsize=4096)

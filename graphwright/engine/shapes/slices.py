@@ -10,21 +10,6 @@ from graphwright.engine.shapes.sizes import Size
 # Exporters write "to the end" as the largest number of an integer type; int32 has the smallest such.
 LARGEST_LENGTH = 2**31 - 1
 
-# Exporters write "to the end" as the largest number of an integer type; int32 has the smallest such.
-LARGEST_LENGTH = 2**31 - 1
-
-# Exporters write "to the end" as the largest number of an integer type; int32 has the smallest such.
-LARGEST_LENGTH = 2**31 - 1
-
-# Exporters write "to the end" as the largest number of an integer type; int32 has the smallest such.
-LARGEST_LENGTH = 2**31 - 1
-
-# Exporters write "to the end" as the largest number of an integer type; int32 has the smallest such.
-LARGEST_LENGTH = 2**31 - 1
-
-# Exporters write "to the end" as the largest number of an integer type; int32 has the smallest such.
-LARGEST_LENGTH = 2**31 - 1
-
 
 def slice_dims(node: ir.Node, known: Known) -> Dims | None:
     """Return the shape of a Slice's output."""

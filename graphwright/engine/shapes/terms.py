@@ -9,6 +9,7 @@ import ast
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
+from math import gcd
 
 Size = int | str
 Product = tuple[str, ...]
@@ -75,6 +76,8 @@ def _read_operation(left: Terms, operator: ast.operator, right: Terms) -> Terms:
             result = total(left, right, 1 if isinstance(operator, ast.Add) else -1)
         case ast.Mult():
             result = times(left, right)
+        case ast.FloorDiv() if set(right) == {()} and right[()] > 0:
+            result = floored(left, right[()])
         case ast.FloorDiv() if no_negative_term(left) and no_negative_term(right):
             return _function(f"({bracketed(render(left))}//{bracketed(render(right))})")
         case _:
@@ -120,6 +123,42 @@ def times(first: Terms, second: Terms) -> Terms:
             key = tuple(sorted(names + others))
             result[key] = result.get(key, 0) + count * number
     return {names: count for names, count in result.items() if count}
+
+
+def floored(whole: Terms, part: int) -> Terms:
+    """Return ``whole // part`` for a part above zero, rounded down as Python does; the sum may be negative.
+
+    Multiples of the part leave the division, and a division inside is one with this: (a//5 - 4)//2 = a//10 - 2.
+    """
+    outside = {names: count // part for names, count in whole.items() if count // part}
+    inside = {names: count % part for names, count in whole.items() if count % part}
+    products = [names for names in inside if names]
+    if not products:
+        return outside  # A number below the part.
+    common = gcd(part, *(inside[names] for names in products))
+    if common > 1:  # (2*a + 1)//4 = a//2
+        smaller = {names: count // common for names, count in inside.items() if count // common}
+        return total(outside, floored(smaller, part // common))
+    is_name = len(products) == len(products[0]) == inside[products[0]] == 1
+    below = _division(products[0][0]) if is_name else None
+    if below is not None:
+        numerator, denominator = below
+        return total(outside, floored(total(numerator, {(): inside.get((), 0) * denominator}), denominator * part))
+    return total(outside, {(f"({bracketed(render(inside))}//{part})",): 1})
+
+
+@lru_cache(maxsize=4096)
+def _division(name: str) -> tuple[Terms, int] | None:
+    """Return the two sides of a division by a number; None for any other name."""
+    try:
+        match ast.parse(name, mode="eval").body if name.startswith("(") else None:
+            case ast.BinOp(left=left, op=ast.FloorDiv(), right=ast.Constant(value=part)) if (
+                type(part) is int and part > 0
+            ):
+                return _read_tree(left), part
+    except (SyntaxError, RecursionError, MemoryError, _NotAnExpressionError):
+        return None
+    return None
 
 
 def as_size(terms: Terms) -> Size | None:

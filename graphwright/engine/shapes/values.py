@@ -1,10 +1,19 @@
-"""Answers a rule's question: what does this shape tensor hold?"""
+"""Answers a rule's questions: what does this shape tensor hold, and what shapes does a new node give?"""
 
 import onnx_ir as ir
 
 from graphwright.engine import facts
 from graphwright.engine.shapes.contents import elements_of
-from graphwright.engine.shapes.known import Dims, as_sizes, constant_elements, unknown_elements
+from graphwright.engine.shapes.known import (
+    Dims,
+    Shapes,
+    as_sizes,
+    constant_elements,
+    has_reference,
+    unknown_elements,
+)
+from graphwright.engine.shapes.sizes import Size
+from graphwright.engine.shapes.walk import RULES
 
 # How far back a question goes; a Shape on the way ends it.
 DEPTH = 24
@@ -32,6 +41,10 @@ class _Asked:
             self._depth -= 1
         return self._found[value]
 
+    def is_length(self, size: Size | None) -> bool:
+        """Nobody has looked at the other tensors."""
+        return False
+
     def _trace(self, value: ir.Value) -> Dims | None:
         node = value.producer()
         if facts.constant(value) is not None:
@@ -56,3 +69,9 @@ def shape_value(value: ir.Value) -> tuple[int | ir.SymbolicDim | None, ...] | No
     if elements is None:
         return None
     return tuple(ir.SymbolicDim(element) if isinstance(element, str) else element for element in elements)
+
+
+def output_shapes(node: ir.Node) -> Shapes:
+    """Return the shapes of a node's outputs as far as those of its inputs tell; nothing where there is no rule."""
+    rule = RULES.get(node.op_type) if node.domain == "" and not has_reference(node) else None
+    return () if rule is None else rule(node, _Asked())

@@ -21,8 +21,10 @@ from graphwright.engine.shapes.contents import elements_of
 from graphwright.engine.shapes.fallback import Inferred, infer_by_onnx, output_dtype
 from graphwright.engine.shapes.known import Dims, as_sizes, constant_elements, has_reference, unknown_elements
 from graphwright.engine.shapes.layout import LAYOUT
+from graphwright.engine.shapes.sizes import Size, beyond_zero
+from graphwright.engine.shapes.windows import WINDOWS
 
-RULES = {**LAYOUT, **COMPUTE}
+RULES = {**LAYOUT, **COMPUTE, **WINDOWS}
 
 _MADE_UP = re.compile(r"unk__\d+")
 # Calls inside calls that are followed; beyond it nothing is known of a call.
@@ -49,6 +51,13 @@ def infer_shapes(model: ir.Model) -> bool:
     return walk.commit()
 
 
+def infer_function(model: ir.Model, function: ir.Function) -> bool:
+    """Give every value of one of a model's functions what ``infer_shapes`` would; return whether any changed."""
+    walk = Walk(model)
+    walk.function(function)
+    return walk.commit()
+
+
 class Walk:
     """One pass over a model in running order; ``Known`` to the tables."""
 
@@ -59,6 +68,8 @@ class Walk:
         self._shapes: dict[ir.Value, Dims | None] = {}
         self._dtypes: dict[ir.Value, ir.DataType | None] = {}
         self._contents: dict[ir.Value, Dims | None] = {}
+        # Sizes of what every run computes: of nodes that stand in no branch and no function.
+        self._lengths: set[Size | None] = set()
         self._opsets: dict[str, int] = {}
         self.depth: int = 0 if caller is None else caller.depth + 1
         # What may still be walked: bodies are walked more than once, and a hostile file nests them.
@@ -67,10 +78,14 @@ class Walk:
     def whole_model(self) -> None:
         """Walk the main graph and, with nothing known of their inputs, the functions."""
         for function in self.model.functions.values():
-            self._opsets = dict(function.opset_imports) or dict(self.model.opset_imports)
-            self.graph(function.graph)
+            self.function(function)
         self._opsets = dict(self.model.opset_imports)
         self.graph(self.model.graph)
+
+    def function(self, function: ir.Function) -> None:
+        """Walk the body of a function, with nothing known of its inputs."""
+        self._opsets = dict(function.opset_imports) or dict(self.model.opset_imports)
+        self.graph(function.graph)
 
     def graph(self, graph: ir.Graph) -> None:
         """Walk the nodes of a graph; what is known of its inputs is set before."""
@@ -105,12 +120,22 @@ class Walk:
             self._contents[value] = constant_elements(value) if stored else unknown_elements(value, self)
         return self._contents[value]
 
+    def is_length(self, size: Size | None) -> bool:
+        """Tell whether some tensor of every run that works has an axis of this size: then it is not negative."""
+        return size in self._lengths
+
     def learn(self, value: ir.Value, dtype: ir.DataType | None, shape: Dims | None) -> None:
         """Take note of what was computed of a value; what the file declares fills its gaps."""
         if not _is_tensor(value):
             return
         declared = self._declared(value)
-        self._shapes[value] = _merged(shape, declared)
+        if shape is not None:
+            # Max(0, length - 1), as of a Slice, where that is a length anyway.
+            shape = tuple(least if self.is_length(least := beyond_zero(size)) else size for size in shape)
+        self._shapes[value] = found = _merged(shape, declared)
+        node = value.producer()
+        if found is not None and node is not None and node.graph is self.model.graph:
+            self._lengths.update(size for size in found if isinstance(size, str))
         self._dtypes[value] = value.dtype if value.dtype is not None else dtype
         self.refuted = self.refuted or _contradicts(shape, declared)
         self._contents.pop(value, None)

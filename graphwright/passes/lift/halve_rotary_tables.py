@@ -27,7 +27,9 @@ from graphwright.passes.lift import rotary
 def of_each(op: PatternOps, half: Var) -> AnyOf:
     double = op.named("double", rotary.doubled(op, half, "doubling"))
     number = op.check(op.var("number"), "a constant number", lambda value: facts.scalar(value) is not None)
-    made = (op.Cos(double), op.Sin(double), op.Cast(double), op.Mul(double, number), op.Div(double, number))
+    # A mask of whole groups, as routers have it, is doubled too and cast to bool; it is no table.
+    cast = op.check(op.Cast(double), "a cast to floats", _is_float)
+    made = (op.Cos(double), op.Sin(double), cast, op.Mul(double, number), op.Div(double, number))
     return op.any_of(*(op.named("table", each) for each in made))
 
 
@@ -41,6 +43,10 @@ def read_constant(op: PatternOps, whole: Var) -> AnyOf:
     table = op.check(whole, "a constant table with equal halves", rotary.is_table_by_halves)
     reads = (op.Gather(table, op.var("_places"), axis=0), op.check(rotary.sliced(op, table, "read"), "rows", _is_rows))
     return op.any_of(*(op.named("table", each) for each in reads))
+
+
+def _is_float(value: ir.Value) -> bool:
+    return value.dtype is not None and value.dtype.is_floating_point()
 
 
 def _is_rows(value: ir.Value) -> bool:

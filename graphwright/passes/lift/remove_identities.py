@@ -10,8 +10,9 @@ Shapes:    none is read. A name, dtype and shape that the graph promises for an 
 Dtypes:    all, and sequences and optionals.
 Refuses:   a node whose output is an output of its graph while its input is an input, an initializer,
            another output, or of an outer graph: ONNX has no other way to say so. A Cast of unknown input
-           type; a Dropout with a training flag that is not constantly false, or whose mask is used; a 1 that
-           may add axes.
+           type, or behind an operator that is not ONNX's own: a plugin for it may give another type than its
+           meaning says, as those for TensorRT give int32 indices. A Dropout with a training flag that is not
+           constantly false, or whose mask is used; a 1 that may add axes.
 Numerics:  the same bits.
 Source:    ONNX operators Identity, Cast, Dropout, Transpose, Concat, Mul. onnx_ir's IdentityEliminationPass is
            not used: of two outputs that are one value it loses the first one's name, it moves values of
@@ -59,7 +60,9 @@ def _is_identity(node: ir.Node) -> bool:
     if node.op_type == "Identity":
         return True
     if node.op_type == "Cast":
-        return source.dtype is not None and facts.attribute(node, "to") == source.dtype
+        producer = source.producer()
+        is_foreign = producer is not None and producer.domain != ""
+        return not is_foreign and source.dtype is not None and facts.attribute(node, "to") == source.dtype
     if node.op_type == "Transpose":
         order = facts.attribute(node, "perm")
         return order is not None and order == tuple(range(len(order)))

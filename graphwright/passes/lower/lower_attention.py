@@ -58,6 +58,11 @@ def attention(op: PatternOps, q: Var, k: Var, v: Var, full: Var | None = None, s
     return node
 
 
+def _times(op: Builder, x: ir.Value, like: ir.Value, scale: float) -> ir.Value:
+    product: ir.Value = x if scale == 1 else op.Mul(x, number(op, like, scale))
+    return product
+
+
 def products_and_softmax(
     op: Builder,
     q: ir.Value,
@@ -74,10 +79,10 @@ def products_and_softmax(
     _require_spelled(q, v, **attributes)
     require_four_axes(q, k, v)
     keys, values = _repeated(op, q, k), _repeated(op, q, v)
-    factor = number(op, q, default_scale(q) if scale is None else scale)
-    queries = op.Mul(q, factor) if scale_queries else q
+    scale = default_scale(q) if scale is None else scale
+    queries = _times(op, q, q, scale) if scale_queries else q
     scores = op.MatMul(queries, op.Transpose(keys, perm=[0, 1, 3, 2]))
-    scores = scores if scale_queries else op.Mul(scores, factor)
+    scores = scores if scale_queries else _times(op, scores, q, scale)
     if softcap:
         cap = number(op, q, softcap)
         scores = op.Mul(op.Tanh(op.Div(scores, cap)), cap)

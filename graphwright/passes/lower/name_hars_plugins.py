@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from graphwright.engine import facts
 from graphwright.engine.pipeline import FunctionPass
+from graphwright.engine.shapes import infer_shapes
 from graphwright.plugins.hars import meaning
 from graphwright.plugins.hars.tensorrt_nodes import for_tensorrt
 
@@ -26,7 +27,11 @@ from graphwright.plugins.hars.tensorrt_nodes import for_tensorrt
 def name_hars_plugins(model: ir.Model) -> bool:
     """Write the nodes in place; tell whether there were any."""
     has_nodes = any(node.domain == meaning.DOMAIN for graph in facts.graphs(model) for node in graph)
-    return has_nodes and for_tensorrt(model) > 0
+    if not has_nodes or not for_tensorrt(model):
+        return False
+    # Of the new functions, and of what was an output: that has its own names for sizes.
+    infer_shapes(model)
+    return True
 
 
 NAME_HARS_PLUGINS = FunctionPass("name-hars-plugins", name_hars_plugins)

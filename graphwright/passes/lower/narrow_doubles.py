@@ -5,7 +5,8 @@ Before:                                     After:
 
 TensorRT has no float64: its parser narrows constants and casts and says nothing of what is lost. Narrowed here, every
 runtime computes what TensorRT will, and the loss is measured. Inputs and outputs keep their types. Numbers above
-float32's largest become its largest, as the parser has it; infinities stay.
+float32's largest become its largest, as the parser has it; infinities stay. So do the bodies of ``hars`` functions:
+TensorRT runs plugins in their place.
 
 Shapes:    any.
 Dtypes:    float64.
@@ -15,12 +16,15 @@ Numerics:  float32 instead of float64, by design: reported against the float64 m
 Source:    onnx-tensorrt, docs/operators.md, on DOUBLE.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import onnx_ir as ir
 
 from graphwright.engine import facts
 from graphwright.engine.builder import Names
 from graphwright.engine.pipeline import FunctionPass
+from graphwright.plugins.hars import meaning
 
 DOUBLE, FLOAT = ir.DataType.DOUBLE, ir.DataType.FLOAT
 # Attributes that name an element type.
@@ -37,7 +41,7 @@ def narrow_doubles(model: ir.Model) -> bool:
     ends = [value.dtype == DOUBLE for value in model.graph.outputs]
     for value in kept:
         _narrow_input(model.graph, value, names)
-    for graph in facts.graphs(model):
+    for graph in _graphs(model):
         for value in list(graph.initializers.values()):
             if value not in kept and value.const_value is not None and value.dtype == DOUBLE:
                 value.const_value = _narrowed(value.const_value)
@@ -55,10 +59,16 @@ def narrow_doubles(model: ir.Model) -> bool:
     return True
 
 
+def _graphs(model: ir.Model) -> Iterator[ir.Graph]:
+    """Yield the graphs whose nodes TensorRT computes: for ``hars`` functions it has plugins."""
+    bodies = {id(function.graph) for function in model.functions.values() if function.domain == meaning.DOMAIN}
+    return (graph for graph in facts.graphs(model) if id(graph) not in bodies)
+
+
 def _has_doubles(model: ir.Model) -> bool:
     """Tell whether anything is float64 but the inputs, and outputs that a Cast makes."""
     inputs = set(model.graph.inputs)
-    for graph in facts.graphs(model):
+    for graph in _graphs(model):
         for value in (*_values(graph), *graph.initializers.values()):
             if value.dtype == DOUBLE and value not in inputs and not _is_edge(value.producer(), model.graph):
                 return True
@@ -70,7 +80,7 @@ def _has_doubles(model: ir.Model) -> bool:
 
 def _may_be_narrowed(model: ir.Model) -> bool:
     """Tell whether all float64 is in tensors whose bits nobody looks at."""
-    for graph in facts.graphs(model):
+    for graph in _graphs(model):
         for value in _values(graph):
             if value.dtype == DOUBLE and not isinstance(value.type, ir.TensorType):
                 return False

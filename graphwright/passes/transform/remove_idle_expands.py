@@ -1,16 +1,15 @@
-"""Remove an ``Expand`` whose work the broadcasting of its only user does anyway.
+"""Remove an ``Expand`` from an operand where broadcasting does its work anyway.
 
 Before:                                         After:
     x [1,T] -- Expand -- [B,T] --+                  x [1,T] ---+
     other [B,T] -----------------+-- Add -- y       other -----+-- Add -- y
 
 Along each axis of y either x or the other operand must have y's size already: the result is then the same without the
-Expand, and what computed its target goes with it.
+Expand. It goes with its last user, and what computed its target too. Each application takes one user from an Expand.
 
 Shapes:    x of any known rank, other and y of known ranks, sizes known by number or by name.
 Dtypes:    any.
-Refuses:   OPSET below 13; UNKNOWN sizes of which it is not known that x or the other operand has them; SHARED and
-           GRAPH_OUTPUT interior values.
+Refuses:   OPSET below 13; UNKNOWN sizes of which it is not known that x or the other operand has them.
 Numerics:  the same.
 Source:    ONNX, Broadcasting.md; ONNX operator Expand-13.
 """
@@ -18,7 +17,7 @@ Source:    ONNX, Broadcasting.md; ONNX operator Expand-13.
 import onnx_ir as ir
 
 from graphwright.engine import facts
-from graphwright.engine.pattern import AnyOf, Named, PatternOps, Var
+from graphwright.engine.pattern import Named, Op, PatternOps, Var
 from graphwright.engine.rewrite import Builder, Reason, Rule, require
 
 EITHER_ORDER = ("Add", "Mul", "And", "Or", "Xor", "Equal", "Max", "Min")
@@ -26,23 +25,23 @@ ORDERED = ("Sub", "Div", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")
 
 
 def operand(op: PatternOps, x: Var, other: Var) -> Named:
-    expanded = op.Expand(x, op.var("_target"))
+    expanded = op.keep(op.Expand(x, op.var("_target")))
     return op.named("y", op.any_of(*_pairs(op, expanded, other)))
 
 
-def _pairs(op: PatternOps, expanded: AnyOf, other: Var) -> list[object]:
+def _pairs(op: PatternOps, expanded: Op, other: Var) -> list[object]:
     either = [getattr(op, each)(expanded, other) for each in EITHER_ORDER]
     ordered = [pair for each in ORDERED for pair in _both(op, each, expanded, other)]
     return [*either, *ordered]
 
 
-def _both(op: PatternOps, operator: str, expanded: AnyOf, other: Var) -> tuple[object, object]:
+def _both(op: PatternOps, operator: str, expanded: Op, other: Var) -> tuple[object, object]:
     make = getattr(op, operator)
     return make(expanded, other), make(other, expanded)
 
 
 def chosen(op: PatternOps, x: Var, other: Var, condition: Var) -> Named:
-    expanded = op.Expand(x, op.var("_target"))
+    expanded = op.keep(op.Expand(x, op.var("_target")))
     return op.named("y", op.any_of(op.Where(condition, expanded, other), op.Where(condition, other, expanded)))
 
 

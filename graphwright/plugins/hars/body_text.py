@@ -13,9 +13,21 @@ SMALLEST_SUM = 1e-20
 
 @cache
 def function_of(text: str, overload: str) -> onnx.FunctionProto:
-    """Return the function that a text describes, under the name of its set of options."""
+    """Return the function that a text describes, under the name of its set of options.
+
+    Where an option leaves a step out, the text says Identity; the function has none.
+    """
     proto = onnx.parser.parse_function(text)
     proto.overload = overload
+    identities = [node for node in proto.node if node.op_type == "Identity"]
+    for identity in identities:
+        source, result = identity.input[0], identity.output[0]
+        old, new = (source, result) if result in proto.output else (result, source)
+        for node in proto.node:
+            for names in (node.input, node.output):
+                names[:] = [new if name == old else name for name in names]
+    for identity in identities:
+        proto.node.remove(identity)
     return proto
 
 

@@ -30,9 +30,11 @@ DeepSeek-V3, arXiv:2412.19437, section 2.1.2, and LongCat-Flash, arXiv:2509.0132
 from collections.abc import Sequence
 from typing import Literal
 
+import onnx
 import onnx_ir as ir
 
 from graphwright.engine.builder import Builder
+from graphwright.engine.shapes import infer_function
 from graphwright.plugins.hars.body_text import (
     OPEN_GROUPS,
     RENORMALIZED,
@@ -99,7 +101,7 @@ def softmax_topk(
         {"maximum = Squeeze (top, axes) log_sum = Squeeze (log_total, axes)" if stats else ""}
     }}"""
     overload = mode + flags(bias=bias, temperature=temperature, stats=stats)
-    return ir.serde.deserialize_function(function_of(text, overload))
+    return _typed(function_of(text, overload))
 
 
 def router_topk(
@@ -156,7 +158,15 @@ def router_topk(
         zero_experts=zero_experts,
         unscaled=zero_experts and not scale_zero_experts,
     )
-    return ir.serde.deserialize_function(function_of(text, overload))
+    return _typed(function_of(text, overload))
+
+
+def _typed(proto: onnx.FunctionProto) -> ir.Function:
+    """Return a function whose values have their types, so that shape inference finds nothing to add."""
+    function = ir.serde.deserialize_function(proto)
+    alone = ir.Model(ir.Graph((), (), nodes=(), opset_imports=function.opset_imports), ir_version=10)
+    infer_function(alone, function)
+    return function
 
 
 # Not the operator Sigmoid: ONNX Runtime's is 1.5e-8 for all numbers below -18, and a sum of such may be divided by.

@@ -7,6 +7,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from graphwright.engine.shapes import infer_shapes
 from graphwright.errors import LoadError
 from graphwright.plugins.hars import meaning, reference
 from graphwright.plugins.hars.bodies import ATTRIBUTES, attach_bodies
@@ -139,3 +140,13 @@ def test_the_attributes_are_those_of_the_bodies() -> None:
         assert set(declared) == set(attributes)
         for each, default in attributes.items():
             assert each == "k" or declared[each].value == default
+
+
+@pytest.mark.parametrize("mode", meaning.MODES)
+@pytest.mark.parametrize("scoring", meaning.SCORINGS)
+def test_a_body_gives_passes_nothing_to_do(mode: str, scoring: str) -> None:
+    """Or a second run of a pipeline would change the model."""
+    for function in (meaning.softmax_topk(mode), meaning.router_topk(scoring)):
+        assert "Identity" not in [node.op_type for node in function]
+        model = ir.Model(ir.Graph([], [], nodes=[], opset_imports={"": 24}), ir_version=10, functions=[function])
+        assert not infer_shapes(model)
