@@ -32,7 +32,7 @@ def check(model: Any, source: Any, inputs: dict[str, np.ndarray]) -> None:
     np.testing.assert_allclose(found, expected.detach().numpy(), atol=2e-5)
 
 
-@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("rank", [1, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("make", [bert, gpt2])
 def test_a_model_of_the_linear_form_exports_without_pairs(make: Any, rank: int) -> None:
     model = make()

@@ -47,6 +47,7 @@ def unfit(figures: dict[str, Any]) -> str:
     return f"{name} has static shared memory" if figures["static_shared_bytes"] else ""
 
 
+@pytest.mark.slow
 def test_every_kernel_fits_every_architecture() -> None:
     nvcc = shutil.which("nvcc")
     if nvcc is None:
