@@ -5,13 +5,16 @@ batches are of evenly spread lengths. Ratios are graphwright's medians over thos
 float32 and in bfloat16, with padding kept and with padding="free"; the others have no such option. The error is the
 largest difference from torch in float32 over the tokens that the mask keeps.
 
-    python benchmarks/encoder.py [--json] [--models minilm,bert-base] [--rounds N] [--seconds S] [--threads N]
+    python benchmarks/encoder.py [--json] [--models minilm,bert-base] [--shapes 1x16,1x128] [--only TEXT]
+                                 [--rounds N] [--seconds S] [--threads N]
 """
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stdout
 from functools import partial
 from typing import Any
 
@@ -57,11 +60,14 @@ def ragged_inputs(batch: int, length: int, shortest: int) -> dict[str, np.ndarra
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
 
 
-def contenders(module: Any, threads: int) -> Iterator[tuple[str, Call]]:
-    """Yield what is compared, as functions of the inputs."""
+def contenders(module: Any, threads: int, only: str) -> Iterator[tuple[str, Call]]:
+    """Yield what is compared, as functions of the inputs: those whose names hold the text."""
     for name, make in PEERS.items():
-        yield name, make(module, ragged_inputs(2, 9, 5), threads)
+        if only in name:
+            yield name, make(module, ragged_inputs(2, 9, 5), threads)
     for name, options in OURS.items():
+        if only not in name:
+            continue
         # Their errors are measured below, beside all others'.
         artifact = gw.optimize(module, ragged_inputs(2, 9, 5), profile=PROFILE, verify="off", progress=False, **options)
         yield name, artifact.session(threads=threads)
@@ -78,26 +84,28 @@ def is_free(name: str) -> bool:
 
 
 def best(medians: Mapping[str, float], *, ours: bool, rounding: bool, free: bool = False) -> float:
-    """Return the least median of a kind of contender."""
-    return min(
+    """Return the least median of a kind of contender; NaN where there is none."""
+    found = (
         median
         for name, median in medians.items()
         if name.startswith("graphwright") is ours and is_rounding(name) is rounding and is_free(name) is free
     )
+    return min(found, default=math.nan)
 
 
 def ratios(medians: Mapping[str, float]) -> dict[str, float]:
     """Return graphwright's medians over those of the fastest of the others."""
     peer = best(medians, ours=False, rounding=False)
     rounded = best(medians, ours=False, rounding=True)
-    return {
-        "ort-cpu, float32": medians["graphwright"] / peer,
+    found = {
+        "ort-cpu, float32": medians.get("graphwright", math.nan) / peer,
         "either target, float32": best(medians, ours=True, rounding=False) / peer,
-        "ort-cpu, float32, padding free": medians["graphwright, padding free"] / peer,
+        "ort-cpu, float32, padding free": medians.get("graphwright, padding free", math.nan) / peer,
         "either target, float32, padding free": best(medians, ours=True, rounding=False, free=True) / peer,
         "bfloat16": best(medians, ours=True, rounding=True) / rounded,
         "bfloat16, padding free": best(medians, ours=True, rounding=True, free=True) / rounded,
     }
+    return {name: ratio for name, ratio in found.items() if not math.isnan(ratio)}
 
 
 def error_of(call: Call, inputs: Arrays, wanted: np.ndarray) -> float:
@@ -111,11 +119,14 @@ def compare(module: Any, options: argparse.Namespace) -> dict[str, Any]:
     """Return times, ratios and errors of one model at every shape."""
     reference = eager(module, ragged_inputs(2, 9, 5), options.threads)
     compared: dict[str, Call] = {}
-    for name, call in contenders(module, options.threads):
-        print(f"made {name}", file=sys.stderr)
-        compared[name] = call
+    with redirect_stdout(sys.stderr):  # the exporters print
+        for name, call in contenders(module, options.threads, options.only):
+            print(f"made {name}")
+            compared[name] = call
     found: dict[str, Any] = {}
     for shape, sizes in SHAPES.items():
+        if options.shapes and shape not in options.shapes.split(","):
+            continue
         print(f"timing {shape}", file=sys.stderr)
         inputs = ragged_inputs(*sizes)
         wanted = next(iter(reference(inputs).values()))
@@ -151,6 +162,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--models", default=",".join(MODELS), help=f"which (default {','.join(MODELS)})")
+    parser.add_argument("--shapes", help=f"which (default all: {','.join(SHAPES)})")
+    parser.add_argument("--only", default="", metavar="TEXT", help="contenders whose names hold this text")
     parser.add_argument("--rounds", type=int, default=30, help="rounds at each shape (default 30)")
     parser.add_argument("--seconds", type=float, default=60, help="no more time for each shape (default 60)")
     parser.add_argument("--threads", type=int, default=2, help="threads of each contender (default 2)")

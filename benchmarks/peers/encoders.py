@@ -41,7 +41,8 @@ def eager(module: torch.nn.Module, example: Arrays, threads: int) -> Call:
 
 
 def compiled(module: torch.nn.Module, example: Arrays, threads: int) -> Call:
-    """Return the module in torch.compile, compiled anew for each shape, as is its default for the first few."""
+    """Return the module in torch.compile, compiled anew for each shape."""
+    torch._dynamo.config.recompile_limit = 64  # 8 by default, beyond which it runs as eager does
     return eager(torch.compile(module, dynamic=False), example, threads)
 
 
