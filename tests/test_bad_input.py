@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 import graphwright as gw
 from graphwright.cli import main
+from graphwright.errors import LoadError
 
 ROOT = Path(__file__).parents[1]
 SMALL = """<ir_version: 10, opset_import: ["": 24]>
@@ -264,3 +266,21 @@ def spawn(*arguments: str, size_limit: int | None = None) -> "subprocess.Complet
         check=False,
         preexec_fn=limit,
     )
+
+
+STRANGE = """<ir_version: 10, opset_import: ["": 24, "their": 1]>
+g (float[n, 4] x) => (float[n, 4] y) {gate = Sigmoid(x) a = Mul(x, gate) y = their.Strange <size = 3> (a)}"""
+
+
+@pytest.mark.parametrize("verify", ["final", "region", "each"])
+def test_an_operator_that_nobody_knows_passes_through_with_a_note(verify: str) -> None:
+    artifact = gw.optimize(ir.from_onnx_text(STRANGE), verify=verify, progress=False)
+    (strange,) = (node for node in artifact.model.graph if node.domain == "their")
+    assert strange.attributes["size"].as_int() == 3
+    assert [node.op_type for node in artifact.model.graph] == ["Swish", "Strange"]
+    verification = artifact.report.verification
+    assert verification is not None and "their.Strange" in verification.unverified[0]
+    assert (verification.regions > 0) is (verify == "region")
+    assert "Not verified: nothing here knows their.Strange" in artifact.report.table()
+    with pytest.raises(LoadError, match="Strange"):
+        artifact(x=np.ones((2, 4), np.float32))

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from graphwright.artifact import Artifact
 from graphwright.compilation.checking import ROUNDED, Checked, Failure, check, requests
+from graphwright.compilation.foreign import foreign_operators
 from graphwright.compilation.loss import with_loss
 from graphwright.compilation.precision import informed
 from graphwright.compilation.running import own_weights
@@ -77,6 +78,7 @@ class Compilation:
             self._tune()
         pipeline = informed(self.pipeline, self._requests)
         self.approximations = Approximations(self.pipeline.changing)
+        self.foreign = foreign_operators(self.source.model)
         before = size_of(self.source.model)
         with self._timed("passes"):
             model, regions = self._rewrite(pipeline)
@@ -161,7 +163,7 @@ class Compilation:
     def _verifier(self) -> RegionVerifier | EachVerifier | None:
         if self.settings.verify == "region":
             return RegionVerifier(evaluate, prepare=Reference, folder=self.settings.failure_dir)
-        if self.settings.verify == "each":
+        if self.settings.verify == "each" and not self.foreign:
             return EachVerifier(evaluate, self.source.model, self._requests()[:_EACH_POINTS])
         return None
 
@@ -187,7 +189,7 @@ class Compilation:
 
     def _verify(self, model: ir.Model, path: Path | None) -> tuple[Checked | None, Session | None]:
         """Compare with the source; the session that was used comes back where it is the artifact's own."""
-        if self.settings.verify == "off":
+        if self.settings.verify == "off" or self.foreign:
             return None, None
         inputs = self._requests()
         target = self.settings.target if has_provider_for(self.settings.target) else "ort-cpu"
@@ -253,9 +255,10 @@ class Compilation:
 
     def _verification(self, checked: Checked | None, verifier: RegionVerifier | EachVerifier | None) -> Verification:
         by_design = self._by_design()
-        if checked is None:
-            return Verification("off", by_design=by_design)
         regions = verifier.verification.points if verifier is not None else 0
+        if checked is None:
+            note = f"nothing here knows {', '.join(self.foreign)}, so the model cannot be run"
+            return Verification("off", regions=regions, unverified=(note,) if self.foreign else (), by_design=by_design)
         unverified = (
             tuple(f"{each.where}: {each.reason}" for each in verifier.verification.unverified) if verifier else ()
         )

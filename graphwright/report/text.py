@@ -73,7 +73,9 @@ def verified(verification: Verification) -> str:
     """Return a sentence on how the result was checked, and what came of it."""
     by_design = f"Changes numbers by design: {passes_text(verification.by_design)}"
     if verification.mode == "off":
-        return "Not verified (verify=off)." + (f" {by_design}." if verification.by_design else "")
+        reason = f": {verification.unverified[0]}" if verification.unverified else " (verify=off)"
+        alone = f" {verification.regions} comparisons of single steps." if verification.regions else ""
+        return f"Not verified{reason}.{alone}" + (f" {by_design}." if verification.by_design else "")
     parts = []
     if verification.by_design:
         parts.append(f"{by_design}. {_deviations(verification)}")
